@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/ready
+
+.PHONY: demo test test-gpu bench docs lint clean
+
+demo: $(READY)
+	$(RUN) -m imbal_kernels demo $(ARGS)
+
+test: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest $(ARGS)
+
+# On a machine with a GPU: the suite with what is installed there, and nothing skipped in silence.
+test-gpu:
+	$(PYTHON) setup.py -q build_ext --inplace
+	IMBAL_REQUIRE_CUDA=1 $(PYTHON) -m pytest $(ARGS)
+
+bench: $(READY)
+	$(RUN) -m pytest bench --benchmark-enable --benchmark-only $(ARGS)
+
+docs: $(READY)
+	$(RUN) -m bench.accuracy --write docs/accuracy.md
+
+clean:
+	rm -rf $(VENV) build .cache *.egg-info imbal_kernels/*.so
+
+# torchvision is a test's peer: without its dependencies, which would pull a second torch.
+$(READY): constraints.txt pyproject.toml setup.py $(wildcard csrc/*/*)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q -c constraints.txt torch numpy setuptools ninja
+	$(RUN) -m pip install -q -c constraints.txt --no-build-isolation -e ".[triton,demo,test]"
+	$(RUN) -m pip install -q -c constraints.txt --no-deps torchvision
+	touch $@

@@ -1,0 +1,237 @@
+"""What the Triton kernels cost, read from ahead-of-time compiled code: no GPU needed.
+
+    python -m bench.sass [--arch 90]
+
+An instruction count is the warp instructions that a program executes x 32 / its elements: prologue,
+reduction and patch included, NOP left out. Kernels are straight-line code but for short predicated
+blocks and branches whose outcome the case states; any other control flow is an error, never a guess.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from imbal_kernels.kernels import count, rescale, sigmoid
+from imbal_kernels.kernels.launch import Launch
+
+TYPES = {
+    torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
+    torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.int8: "*i8", torch.uint8: "*u8",
+}  # fmt: skip
+ROWS = 100_000
+SHORT_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Report:
+    instructions: float | None  # per element; None where the case asks for no count
+    mufu: float
+    registers: int
+    spills: int  # bytes of local memory a thread
+    loads: dict[str, int]
+    stores: dict[str, int]
+    programs: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """A launch to compile. taken: the outcome of each longer conditional branch; None: no count."""
+
+    launch: Callable[[], Launch]
+    taken: Sequence[bool] | None = ()
+
+
+def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int64, dense=False, smoothing=0.0,
+                   loss=sigmoid.SUM, weight=None, upstream=None, index=0):  # fmt: skip
+    """The launch that the wrapper would make, on tensors without data."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    logits = torch.empty(ROWS, classes, dtype=dtype, device="meta")
+    targets = torch.empty((ROWS, classes) if dense else ROWS, dtype=target, device="meta")
+    weights = None if weight is None else torch.empty(weight, dtype=compute, device="meta")
+    grads = None if upstream is None else torch.empty(upstream, dtype=compute, device="meta")
+    _, _, launches = sigmoid.plan(
+        logits, targets, weights, None, None, None, grads, 0.25, gamma, smoothing, 1.0, -100, loss, True, False
+    )
+    return launches[index]
+
+
+def _count_launch(dense):
+    shape, dtype = ((ROWS, 80), torch.float32) if dense else (ROWS, torch.int64)
+    return count.plan(torch.empty(shape, dtype=dtype, device="meta"), 80, -100, dense, True)[1][0]
+
+
+def _rescale_launch(dtype):
+    return rescale.plan(torch.empty(ROWS, dtype=dtype, device="meta"), torch.empty((), device="meta"))
+
+
+def _case(taken=(), **options):
+    return Case(lambda: sigmoid_launch(**options), taken)
+
+
+BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+TAIL = (True,)  # the branch over the last elements of the last program
+CASES = {
+    "focal fp32 C=80": _case(),
+    "focal bf16 C=80": _case(dtype=BF16),
+    "focal fp16 C=80": _case(dtype=FP16),
+    "focal fp32 C=91": _case(TAIL, classes=91),
+    "focal bf16 C=91": _case(TAIL, classes=91, dtype=BF16),
+    "focal fp32 C=1203": _case(TAIL, classes=1203),
+    "focal bf16 C=1203": _case(TAIL, classes=1203, dtype=BF16),
+    "focal fp32 general gamma": _case(gamma=2.7),
+    "focal bf16 general gamma": _case(gamma=2.7, dtype=BF16),
+    "bce fp32 C=80": _case(gamma=0.0),
+    "focal fp32 (C,) weight": _case(weight=(1, 80)),
+    "focal fp32 elementwise": _case(loss=sigmoid.ELEMENTWISE, upstream=(ROWS, 80)),
+    "focal fp32 C=4": _case(None, classes=4),
+    "focal fp32 dense bool": _case(target=torch.bool, dense=True),
+    "focal fp32 dense float": _case(target=FP32, dense=True),
+    "focal fp32 smoothing, general gamma": _case(gamma=2.7, smoothing=0.1),
+    "focal fp64": _case(None, dtype=FP64),
+    "sum": Case(lambda: sigmoid_launch(index=1), None),
+    "count ids": Case(lambda: _count_launch(False), None),
+    "count dense": Case(lambda: _count_launch(True), None),
+    "rescale fp32": Case(lambda: _rescale_launch(FP32), None),
+    "rescale bf16": Case(lambda: _rescale_launch(BF16), None),
+}
+
+
+def _source(launch: Launch) -> ASTSource:
+    """The specialisation that the launch would pick, with 16-byte aligned tensors."""
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(launch.kernel.params):
+        value = launch.args[parameter.name]
+        aligned = isinstance(value, torch.Tensor)
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+        elif aligned:
+            signature[parameter.name] = TYPES[value.dtype]
+        else:
+            signature[parameter.name] = parameter.annotation_type
+            aligned = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
+        if aligned:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def executed(sass: str, taken: Sequence[bool]) -> list[str]:
+    """The instructions from entry to exit. A block of a few instructions that a forward branch jumps
+    over counts as executed, as predicated code does; for a longer one the outcome must be stated."""
+    code = [(int(at, 16), text.strip()) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;/]+);", sass)]
+    index, path, outcomes, i = {at: i for i, (at, _) in enumerate(code)}, [], list(taken), 0
+    while True:
+        at, text = code[i]
+        predicate, op = re.match(r"(@!?\w+ )?(\S+)", text).groups()
+        path.append(text)
+        if op == "EXIT" and not predicate:
+            break
+        if re.match(r"(CALL|RET|BRX|JMP|JMX|BREAK|BRXU)\b", op):
+            raise ValueError(f"cannot count: {text} at {at:#x}")
+        i += 1
+        if op.split(".")[0] == "BRA":
+            target = index[int(re.search(r"0x([0-9a-f]+)", text).group(1), 16)]
+            if target < i:
+                raise ValueError(f"cannot count: loop {text} at {at:#x}")
+            block = [skipped for _, skipped in code[i:target]]
+            short = len(block) <= SHORT_BLOCK and not any("BRA" in text or "EXIT" in text for text in block)
+            conditional = predicate or re.search(r"\bU?P\d", text)
+            if not conditional:
+                i = target
+            elif not short:
+                if not outcomes:
+                    raise ValueError(f"cannot count: the outcome of {text} at {at:#x} is not stated")
+                i = target if outcomes.pop(0) else i
+    if outcomes:
+        raise ValueError(f"cannot count: {len(outcomes)} stated branches were not met")
+    return [text for text in path if not text.startswith("NOP")]
+
+
+def _disassemble(cubin: bytes) -> tuple[str, int, int]:
+    """SASS, registers, and bytes of stack and local memory."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text))
+    return text, int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
+
+
+def _widths(path: Sequence[str], op: str) -> dict[str, int]:
+    """Accesses by width in bits, predicated or not."""
+    found = [re.search(rf"\b{op}\.E\S*", text) for text in path]
+    names = [re.search(r"\.(128|64|U16|U8|S8)\b", m.group(0)) for m in found if m]
+    widths = [re.sub(r"\D", "", n.group(1)) if n else "32" for n in names]
+    return {width: widths.count(width) for width in sorted(set(widths))}
+
+
+def _compile(case: Case, arch: int) -> Report:
+    launch = case.launch()
+    compiled = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options)
+    sass, registers, spills = _disassemble(compiled.asm["cubin"])
+    path = re.findall(r"/\*[0-9a-f]{4,}\*/\s+([^;/]+);", sass) if case.taken is None else executed(sass, case.taken)
+    tile = launch.args.get("TILES", 1) * launch.args.get("VECTORS", 1) * 16
+    per_thread = tile / (32 * launch.num_warps)
+    return Report(
+        instructions=None if case.taken is None else len(path) / per_thread,
+        mufu=sum("MUFU" in text for text in path) / per_thread,
+        registers=registers,
+        spills=spills,
+        loads=_widths(path, "LDG"),
+        stores=_widths(path, "STG"),
+        programs=launch.programs,
+    )
+
+
+def _key(name: str, arch: int) -> str:
+    kernels = Path(sigmoid.__file__).parent
+    sources = [Path(__file__), *sorted(kernels.glob("*.py"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    digest.update(f"{name}|{arch}|{triton.__version__}|{torch.__version__}|{knobs.nvidia.ptxas.version}".encode())
+    return digest.hexdigest()[:24]
+
+
+def report(name: str, arch: int = 90) -> Report:
+    """A case's report, from the cache when neither the sources nor the compilers have changed."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = root / "imbal_kernels" / "sass" / f"{_key(name, arch)}.json"
+    if path.exists():
+        return Report(**json.loads(path.read_text()))
+    result = _compile(CASES[name], arch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(asdict(result)))
+    partial.replace(path)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Instruction counts of the Triton kernels.")
+    parser.add_argument("--arch", type=int, nargs="+", default=[90], help="compute capabilities, e.g. 80 90 100")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    options = parser.parse_args()
+    print(f"triton {triton.__version__}, ptxas {knobs.nvidia.ptxas.version}")
+    print(f"{'case':38}{'sm':>5}{'instr/elt':>11}{'MUFU':>7}{'regs':>6}{'spills':>8}  loads, stores (bits: count)")
+    for name in (name for name in CASES if options.only in name):
+        for arch in options.arch:
+            r = report(name, arch)
+            instructions = "-" if r.instructions is None else f"{r.instructions:.2f}"
+            print(f"{name:38}{arch:>5}{instructions:>11}{r.mufu:>7.2f}{r.registers:>6}{r.spills:>8}  {r.loads} {r.stores}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+// Everything an instruction set's file includes before it switches the compiler's target: what is
+// included after that is compiled for that target alone and stays in a namespace of its own.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include <torch/headeronly/util/Half.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "sigmoid_loss.h"

@@ -1,0 +1,20 @@
+// The kernels for one instruction set: IMBAL_ISA names the namespace, IMBAL_BYTES the vector width.
+namespace imbal {
+namespace IMBAL_ISA {
+
+#include "simd.h"
+
+#include "numerics.h"
+
+#include "formulas.h"
+
+#include "convert.h"
+
+#include "stream.h"
+
+#define IMBAL_STRING_(x) #x
+#define IMBAL_STRING(x) IMBAL_STRING_(x)
+static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss};
+
+}  // namespace IMBAL_ISA
+}  // namespace imbal

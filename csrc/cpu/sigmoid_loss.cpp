@@ -1,0 +1,252 @@
+// The CPU side of the sigmoid losses: from tensors to chunks, and from partial sums to a loss.
+// Shapes, dtypes and options were checked in Python; what is wrong with a label is returned, not raised.
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "sigmoid_loss.h"
+
+namespace imbal {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return Type::kF32;
+    case ScalarType::Double: return Type::kF64;
+    case ScalarType::BFloat16: return Type::kBF16;
+    case ScalarType::Half: return Type::kF16;
+    case ScalarType::Long: return Type::kI64;
+    case ScalarType::Int: return Type::kI32;
+    case ScalarType::Short: return Type::kI16;
+    case ScalarType::Char: return Type::kI8;
+    case ScalarType::Byte: return Type::kU8;
+    case ScalarType::Bool: return Type::kBool;
+    default: STD_TORCH_CHECK(false, "imbal_kernels: unexpected dtype"); return Type::kF32;
+  }
+}
+
+const Backend* best_backend() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (kAvx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return kAvx512;
+  if (kAvx2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
+    return kAvx2;
+#endif
+  return kPortable;
+}
+
+std::atomic<const Backend*> current{best_backend()};
+
+double value(const Tensor& t) {
+  return type_of(t) == Type::kF64 ? *t.const_data_ptr<double>() : *t.const_data_ptr<float>();
+}
+
+// A one-element tensor becomes the scalar, any other a factor with its broadcasting strides.
+void resolve(const OptionalTensor& t, double& scalar, Factor& factor) {
+  if (!t) return;
+  if (t->numel() == 1) {
+    scalar = value(*t);
+    return;
+  }
+  factor.data = t->const_data_ptr();
+  factor.row_stride = t->size(0) == 1 ? 0 : t->size(1);
+  factor.col_stride = t->size(1) == 1 ? 0 : 1;
+}
+
+int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
+
+// A thread's share, in chunks, below which starting one costs more than it saves.
+constexpr int64_t kGrain = 4;
+
+// Runs every chunk; returns the smallest bad row, or -1.
+int64_t run(const SigmoidLoss& s) {
+  constexpr int64_t none = std::numeric_limits<int64_t>::max();
+  const ChunkFunction f = current.load()->sigmoid_loss;
+  std::atomic<int64_t> bad{none};
+  torch::stable::parallel_for(0, chunks_of(s.rows * s.classes), kGrain, [&](int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const int64_t here = f(s, chunk);
+      int64_t seen = bad.load();
+      while (here >= 0 && here < seen && !bad.compare_exchange_weak(seen, here)) {
+      }
+    }
+  });
+  const int64_t first = bad.load();
+  if (first == none) return -1;
+  return s.class_ids ? first : first / s.classes;
+}
+
+std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
+    Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
+    OptionalTensor alpha_per_class, OptionalTensor scale_tensor, OptionalTensor upstream, double alpha,
+    double gamma, double label_smoothing, double scale, int64_t ignore_index, int64_t loss_mode,
+    bool want_grad, bool fp32_loss) {
+  SigmoidLoss s{};
+  s.rows = input.size(0);
+  s.classes = input.size(1);
+  s.dtype = type_of(input);
+  s.input = input.const_data_ptr();
+  s.class_ids = target.dim() == 1;
+  s.target_type = type_of(target);
+  s.target = target.const_data_ptr();
+  s.ignore_index = ignore_index;
+  s.alpha = alpha;
+  s.gamma = gamma;
+  s.smoothing = label_smoothing;
+  s.scale = scale * (scale_tensor ? value(*scale_tensor) : 1.0);
+  double scalar_weight = 1;
+  s.pos_weight = 1;
+  resolve(weight, scalar_weight, s.weight);
+  resolve(pos_weight, s.pos_weight, s.pos_weights);
+  resolve(alpha_per_class, s.alpha, s.alphas);
+  s.scale *= scalar_weight;
+  s.grad_scale = 1;
+  if (upstream && upstream->dim() == 0) {
+    s.grad_scale = value(*upstream);
+  } else if (upstream) {
+    s.upstream_type = type_of(*upstream);
+    s.upstream = upstream->const_data_ptr();
+  }
+
+  const bool fp64 = s.dtype == Type::kF64;
+  const ScalarType wide = fp64 ? ScalarType::Double : ScalarType::Float;
+  Tensor grad = torch::stable::new_empty(input, want_grad ? std::vector<int64_t>{s.rows, s.classes}
+                                                          : std::vector<int64_t>{0});
+  Tensor loss = loss_mode == 1 ? torch::stable::new_empty(input, {s.rows, s.classes},
+                                                          fp32_loss ? wide : input.scalar_type())
+                : loss_mode == 2 ? torch::stable::new_empty(input, {}, wide)
+                                 : torch::stable::new_empty(input, {0}, wide);
+  s.loss_type = type_of(loss);
+  s.grad = want_grad ? grad.mutable_data_ptr() : nullptr;
+  s.loss = loss_mode == 1 ? loss.mutable_data_ptr() : nullptr;
+  std::vector<double> partial_sums(loss_mode == 2 ? chunks_of(s.rows * s.classes) : 0);
+  s.partial_sums = loss_mode == 2 ? partial_sums.data() : nullptr;
+
+  const int64_t bad = run(s);
+  if (loss_mode == 2) {
+    double sum = 0 * s.scale;  // a mean over nothing, whose scale is 1 / 0, is NaN
+    for (double p : partial_sums) sum += p;
+    if (fp64)
+      *loss.mutable_data_ptr<double>() = sum;
+    else
+      *loss.mutable_data_ptr<float>() = (float)sum;
+  }
+  return {loss, grad, bad};
+}
+
+template <class T, class F>
+int64_t count_if(const void* data, int64_t n, F keep) {
+  constexpr int64_t block = 1 << 15;
+  const T* p = (const T*)data;
+  std::atomic<int64_t> total{0};
+  torch::stable::parallel_for(0, (n + block - 1) / block, 1, [&](int64_t first, int64_t last) {
+    int64_t c = 0;
+    for (int64_t i = first * block, end = std::min(n, last * block); i < end; ++i) c += keep(p[i]);
+    total += c;
+  });
+  return total;
+}
+
+template <class T>
+int64_t count_ids(const Tensor& target, int64_t classes, int64_t ignore, bool positives) {
+  return count_if<T>(target.const_data_ptr(), target.numel(), [=](T v) {
+    const bool positive = (uint64_t)(int64_t)v < (uint64_t)classes;
+    return (int64_t)v != ignore && (!positives || positive);
+  });
+}
+
+template <class T>
+int64_t count_values(const Tensor& target, int64_t ignore, bool positives) {
+  return count_if<T>(target.const_data_ptr(), target.numel(), [=](T v) {
+    return (double)v != (double)ignore && (!positives || (double)v > 0);
+  });
+}
+
+// Rows (class ids) or elements (dense values) that are not ignored; with `positives`, those that
+// hold an object.
+Tensor count_targets(Tensor target, int64_t classes, int64_t ignore, bool dense, bool positives) {
+  int64_t n = 0;
+  auto ids = [&](auto zero) { return count_ids<decltype(zero)>(target, classes, ignore, positives); };
+  auto values = [&](auto zero) { return count_values<decltype(zero)>(target, ignore, positives); };
+  auto integer = [&](auto zero) { return dense ? values(zero) : ids(zero); };
+  switch (type_of(target)) {
+    case Type::kI64: n = integer(int64_t(0)); break;
+    case Type::kI32: n = integer(int32_t(0)); break;
+    case Type::kI16: n = integer(int16_t(0)); break;
+    case Type::kI8: n = integer(int8_t(0)); break;
+    case Type::kU8:
+    case Type::kBool: n = integer(uint8_t(0)); break;
+    case Type::kF64: n = values(double(0)); break;
+    case Type::kF32: n = values(float(0)); break;
+    case Type::kBF16: n = values(torch::headeronly::BFloat16(0.f)); break;
+    case Type::kF16: n = values(torch::headeronly::Half(0.f)); break;
+  }
+  Tensor out = torch::stable::new_empty(target, {}, ScalarType::Long);
+  *out.mutable_data_ptr<int64_t>() = n;
+  return out;
+}
+
+template <class T>
+void scale_all(Tensor& grad, float factor) {
+  T* p = (T*)grad.mutable_data_ptr();
+  torch::stable::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) p[i] = (T)((float)p[i] * factor);
+  });
+}
+
+// grad *= upstream, and nothing at all when upstream is 1.
+void rescale_(Tensor grad, Tensor upstream) {
+  const double factor = value(upstream);
+  if (factor == 1) return;
+  switch (type_of(grad)) {
+    case Type::kF64: {
+      double* p = grad.mutable_data_ptr<double>();
+      for (int64_t i = 0, n = grad.numel(); i < n; ++i) p[i] *= factor;
+      break;
+    }
+    case Type::kF32: scale_all<float>(grad, (float)factor); break;
+    case Type::kBF16: scale_all<torch::headeronly::BFloat16>(grad, (float)factor); break;
+    default: scale_all<torch::headeronly::Half>(grad, (float)factor); break;
+  }
+}
+
+// The instruction set in use; a name given is switched to first, where this machine has it.
+std::string cpu_capability(std::string name) {
+  for (const Backend* b : {kPortable, kAvx2, kAvx512})
+    if (b && name == b->name) {
+      const bool supported = b == kPortable || b == best_backend() || best_backend() == kAvx512;
+      STD_TORCH_CHECK(supported, "this machine does not have ", name);
+      current = b;
+      return name;
+    }
+  STD_TORCH_CHECK(name.empty(), "unknown instruction set: ", name);
+  return current.load()->name;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CPU, m) {
+  m.impl("_sigmoid_loss_cpu", TORCH_BOX(&sigmoid_loss));
+  m.impl("_count_targets_cpu", TORCH_BOX(&count_targets));
+  m.impl("_rescale_cpu_", TORCH_BOX(&rescale_));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CompositeExplicitAutograd, m) {
+  m.impl("_cpu_capability", TORCH_BOX(&cpu_capability));
+}
+
+}  // namespace
+}  // namespace imbal

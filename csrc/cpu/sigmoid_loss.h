@@ -1,0 +1,52 @@
+// What one call of the streaming loss is given: filled by sigmoid_loss.cpp, read by stream.h.
+#pragma once
+
+#include <cstdint>
+
+namespace imbal {
+
+enum class Type : int8_t { kF32, kF64, kBF16, kF16, kI64, kI32, kI16, kI8, kU8, kBool };
+
+// A factor that broadcasts to (N, C): element (row, col) is at row * row_stride + col * col_stride.
+struct Factor {
+  const void* data = nullptr;
+  int64_t row_stride = 0, col_stride = 0;
+};
+
+struct SigmoidLoss {
+  int64_t rows, classes;
+  Type dtype;         // of the logits and their gradient; fp64 computes in fp64, the others in fp32
+  Type target_type;
+  Type loss_type;     // of the elementwise loss
+  Type upstream_type;
+  bool class_ids;     // target is (N,) ids, else (N, C) values
+  const void* input;
+  const void* target;
+  const void* upstream;  // (N, C), or null
+  void* loss;            // (N, C), or null
+  void* grad;            // (N, C), or null
+  double* partial_sums;  // one per chunk, or null
+  int64_t ignore_index;
+  double alpha, gamma, smoothing, pos_weight;
+  double scale;        // on loss and gradient
+  double grad_scale;   // on the gradient alone
+  Factor weight, pos_weights, alphas;  // null data where the scalar above says it all
+};
+
+// Elements of one chunk: the unit of work and of summation, whatever the number of threads.
+constexpr int64_t kChunk = 4096;
+
+// Runs one chunk; returns the first bad target of it (row for ids, element for values) or -1.
+using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t chunk);
+
+struct Backend {
+  const char* name;
+  ChunkFunction sigmoid_loss;
+};
+
+// Null where the compiler has no such target.
+extern const Backend* const kPortable;
+extern const Backend* const kAvx2;
+extern const Backend* const kAvx512;
+
+}  // namespace imbal

@@ -1,0 +1,79 @@
+// One vector type per compute type, and the few operations the formulas need.
+//
+// Included inside `namespace IMBAL_ISA` of a file that fixes the instruction set (isa_*.cpp): no
+// include guard, no #include here. IMBAL_BYTES is the width of a register. Arithmetic is written
+// with the vector extension of GCC and Clang, so the portable build needs no intrinsics.
+
+template <class A>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  typedef float V __attribute__((vector_size(IMBAL_BYTES)));
+  typedef int32_t I __attribute__((vector_size(IMBAL_BYTES)));
+  static constexpr int W = IMBAL_BYTES / 4;
+};
+
+template <>
+struct Simd<double> {
+  typedef double V __attribute__((vector_size(IMBAL_BYTES)));
+  typedef int64_t I __attribute__((vector_size(IMBAL_BYTES)));
+  static constexpr int W = IMBAL_BYTES / 8;
+};
+
+using VF = Simd<float>::V;
+using IF = Simd<float>::I;
+using VD = Simd<double>::V;
+using ID = Simd<double>::I;
+
+template <class A>
+using Vec = typename Simd<A>::V;
+
+template <class A>
+inline Vec<A> load(const A* p) {
+  Vec<A> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class A>
+inline void store(A* p, Vec<A> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// Both return b when either is NaN, as the x86 instructions do: pass the data second.
+#if defined(IMBAL_AVX512)
+inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
+inline VF vmax(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
+inline bool any(IF m) { return _mm512_movepi32_mask((__m512i)m) != 0; }
+#elif defined(IMBAL_AVX2)
+inline VF vmin(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
+inline VF vmax(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
+inline bool any(IF m) { return _mm256_movemask_ps((__m256)m) != 0; }
+#else
+inline VF vmin(VF a, VF b) { return a < b ? a : b; }
+inline VF vmax(VF a, VF b) { return a > b ? a : b; }
+inline bool any(IF m) {
+  int32_t r = 0;
+  for (int i = 0; i < Simd<float>::W; ++i) r |= m[i];
+  return r != 0;
+}
+#endif
+inline VD vmin(VD a, VD b) { return a < b ? a : b; }
+inline VD vmax(VD a, VD b) { return a > b ? a : b; }
+inline bool any(ID m) {
+  int64_t r = 0;
+  for (int i = 0; i < Simd<double>::W; ++i) r |= m[i];
+  return r != 0;
+}
+
+inline double lane_sum(VF v) {
+  double s = 0;
+  for (int i = 0; i < Simd<float>::W; ++i) s += v[i];
+  return s;
+}
+inline double lane_sum(VD v) {
+  double s = 0;
+  for (int i = 0; i < Simd<double>::W; ++i) s += v[i];
+  return s;
+}

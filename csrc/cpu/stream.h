@@ -1,0 +1,247 @@
+// The streaming loss: one chunk of the flattened logits at a time, in two steps. Decoding turns labels
+// and factors into values in L1; the formula then runs over whole vectors and knows of neither.
+//
+// Included inside `namespace IMBAL_ISA`, last.
+
+// What a vector of targets holds; the cheapest formula that fits is chosen per vector.
+enum Kind : uint8_t { kBackground, kHard, kSoft };
+
+template <class A>
+struct Buffers {
+  alignas(64) A x[kChunk], t[kChunk], factor[kChunk], pos_weight[kChunk], upstream[kChunk];
+  alignas(64) A loss[kChunk], grad[kChunk];
+  Kind kind[kChunk / Simd<A>::W];
+};
+
+// Marks an ignored element. Valid targets are in [0, 1], so it can't be mistaken.
+constexpr int kIgnored = -1;
+
+template <class A>
+inline void zero_vector(Buffers<A>& b, int64_t v) {
+  store(b.t + v * Simd<A>::W, Vec<A>{});
+}
+
+// Class ids: only vectors that hold a positive or an ignored element have their targets written.
+template <class A>
+int64_t decode_ids(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n) {
+  constexpr int W = Simd<A>::W;
+  const Kind other = s.smoothing != 0 ? kSoft : kBackground, touched = s.smoothing != 0 ? kSoft : kHard;
+  const int64_t vectors = (n + W - 1) / W;
+  for (int64_t v = 0; v < vectors; ++v) b.kind[v] = other;
+  if (other == kSoft)
+    for (int64_t v = 0; v < vectors; ++v) zero_vector(b, v);
+  auto touch = [&](int64_t i, A value) {
+    const int64_t v = i / W;
+    if (b.kind[v] == kBackground) zero_vector(b, v);
+    b.kind[v] = touched;
+    b.t[i] = value;
+  };
+  int64_t bad = -1;
+  for (int64_t row = begin / s.classes; row * s.classes < begin + n; ++row) {
+    const int64_t id = read_integer(s.target_type, s.target, row), first = row * s.classes - begin;
+    if (id == s.ignore_index) {
+      const int64_t last = first + s.classes;
+      for (int64_t i = first > 0 ? first : 0; i < (last < n ? last : n); ++i) touch(i, kIgnored);
+    } else if (id >= 0 && id < s.classes) {
+      if (first + id >= 0 && first + id < n) touch(first + id, 1);
+    } else if (id != -1 && id != s.classes && bad < 0) {
+      bad = row;
+    }
+  }
+  for (int64_t i = n; i % W != 0; ++i) touch(i, kIgnored);
+  return bad;
+}
+
+// Dense values: copied, checked and classified.
+template <class A>
+int64_t decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n) {
+  using V = Vec<A>;
+  constexpr int W = Simd<A>::W;
+  read(s.target_type, s.target, begin, n, b.t);
+  for (int64_t i = n; i % W != 0; ++i) b.t[i] = A(s.ignore_index);
+  const V zero = {}, one = zero + A(1), ignored = zero + A(s.ignore_index), mark = zero + A(kIgnored);
+  int64_t bad = -1;
+  for (int64_t v = 0; v * W < n; ++v) {
+    const V t = load(b.t + v * W);
+    const auto skip = t == ignored, hard = (t == zero) | (t == one) | skip;
+    if (bad < 0 && any(((t < zero) | (t > one)) & ~skip)) {
+      for (int64_t i = v * W; bad < 0; ++i)
+        if (b.t[i] != A(s.ignore_index) && (b.t[i] < 0 || b.t[i] > 1)) bad = begin + i;
+    }
+    store(b.t + v * W, V(skip ? mark : t));
+    b.kind[v] = s.smoothing != 0 || any(~hard) ? kSoft : any(t != zero) ? kHard : kBackground;
+    if (any(skip) && b.kind[v] == kBackground) b.kind[v] = kHard;  // ignore_index = 0
+  }
+  return bad;
+}
+
+// Calls f(i, n, row, col) for every run of one row inside the chunk.
+template <class F>
+inline void for_each_row(const SigmoidLoss& s, int64_t begin, int64_t n, F f) {
+  int64_t row = begin / s.classes, col = begin % s.classes;
+  for (int64_t i = 0; i < n; ++row, col = 0) {
+    const int64_t run = n - i < s.classes - col ? n - i : s.classes - col;
+    f(i, run, row, col);
+    i += run;
+  }
+}
+
+template <class A, class F>
+inline void apply(const Factor& factor, int64_t row, int64_t col, int64_t n, F f) {
+  const A* p = (const A*)factor.data + row * factor.row_stride + col * factor.col_stride;
+  if (factor.col_stride == 0) {
+    for (int64_t i = 0; i < n; ++i) f(i, *p);
+  } else {
+    for (int64_t i = 0; i < n; ++i) f(i, p[i]);
+  }
+}
+
+// factor = scale * weight * alpha_t, where a tensor takes part in it.
+template <class A>
+void decode_factors(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n) {
+  constexpr int W = Simd<A>::W;
+  for_each_row(s, begin, n, [&](int64_t i, int64_t run, int64_t row, int64_t col) {
+    A* f = b.factor + i;
+    for (int64_t j = 0; j < run; ++j) f[j] = A(s.scale);
+    if (s.weight.data) apply<A>(s.weight, row, col, run, [&](int64_t j, A w) { f[j] *= w; });
+  });
+  auto target = [&](int64_t i) { return b.kind[i / W] == kBackground ? A(0) : b.t[i]; };
+  auto alpha_t = [](A a, A t) { return a < 0 ? A(1) : a * t + (A(1) - a) * (A(1) - t); };
+  if (s.alphas.data) {
+    for_each_row(s, begin, n, [&](int64_t i, int64_t run, int64_t row, int64_t col) {
+      apply<A>(s.alphas, row, col, run,
+               [&](int64_t j, A a) { b.factor[i + j] *= alpha_t(a, target(i + j)); });
+    });
+  } else if (s.alpha >= 0) {
+    for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), target(i));
+  }
+}
+
+template <class A>
+void decode_pos_weights(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n) {
+  for_each_row(s, begin, n, [&](int64_t i, int64_t run, int64_t row, int64_t col) {
+    apply<A>(s.pos_weights, row, col, run, [&](int64_t j, A w) { b.pos_weight[i + j] = w; });
+  });
+}
+
+// One chunk with its sources and destinations resolved to the compute type.
+template <class A>
+struct Chunk {
+  const A* x;
+  const A* factor;      // or null: scale and alpha say it all
+  const A* pos_weight;  // or null
+  const A* upstream;    // or null
+  A* loss;              // or null
+  A* grad;              // or null
+  int64_t vectors;
+};
+
+template <class A, int P>
+double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c) {
+  using V = Vec<A>;
+  constexpr int W = Simd<A>::W;
+  constexpr int kBlock = 16;  // vectors summed in the compute type before they go to fp64
+  const V zero = {}, one = zero + A(1);
+  const A whole = A(s.gamma), high = high_half(zero + whole)[0];
+  const Exponent<A> gamma{whole, high, whole - high};
+  const A alpha = A(s.alpha), scale = A(s.scale), eps = A(s.smoothing), scalar_pw = A(s.pos_weight);
+  const A negative = alpha < 0 ? scale : scale * (A(1) - alpha), positive = alpha < 0 ? scale : scale * alpha;
+  const A grad_scale = A(s.grad_scale);
+
+  double sum = 0;
+  for (int64_t v0 = 0; v0 < c.vectors; v0 += kBlock) {
+    V acc = zero;
+    const int64_t v1 = v0 + kBlock < c.vectors ? v0 + kBlock : c.vectors;
+    for (int64_t v = v0; v < v1; ++v) {
+      const int64_t i = v * W;
+      const V x = load(c.x + i), up = c.upstream ? load(c.upstream + i) * grad_scale : zero + grad_scale;
+      V loss, grad;
+      if (__builtin_expect(b.kind[v] == kBackground, 1)) {
+        const Element<A> e = hard_formula<A, P>(x, gamma);
+        const V f = c.factor ? load(c.factor + i) : zero + negative;
+        loss = e.loss * f;
+        grad = e.grad * (f * up);
+      } else {
+        const V t = load(b.t + i), pw = c.pos_weight ? load(c.pos_weight + i) : zero + scalar_pw;
+        const auto is_pos = t == one, ignored = t == zero + A(kIgnored);
+        const bool soft = b.kind[v] == kSoft;
+        Element<A> e = soft ? soft_formula<A, P>(x, t, pw, eps, gamma)
+                            : hard_formula<A, P>(is_pos ? -x : x, gamma);
+        V f = c.factor ? load(c.factor + i) : t * positive + (one - t) * negative;
+        if (!c.factor && alpha < 0) f = zero + scale;
+        if (!soft) f *= is_pos ? pw : one;
+        if (!soft) e.grad = is_pos ? -e.grad : e.grad;
+        loss = ignored ? zero : e.loss * f;
+        grad = ignored ? zero : e.grad * (f * up);
+      }
+      acc += loss;
+      if (c.loss) store(c.loss + i, loss);
+      if (c.grad) store(c.grad + i, grad);
+    }
+    sum += lane_sum(acc);
+  }
+  return sum;
+}
+
+// Denormals cost a hundred cycles each on x86 and carry nothing a gradient needs.
+struct FlushDenormals {
+#if defined(__SSE2__)
+  unsigned int saved = _mm_getcsr();
+  FlushDenormals() { _mm_setcsr(saved | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(saved); }
+#else
+  FlushDenormals() {}
+#endif
+};
+
+template <class A>
+double run_power(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c) {
+  if (s.gamma == 0) return run_formula<A, kPower0>(s, b, c);
+  if (s.gamma == 1) return run_formula<A, kPower1>(s, b, c);
+  if (s.gamma == 2) return run_formula<A, kPower2>(s, b, c);
+  if (s.gamma == 3) return run_formula<A, kPower3>(s, b, c);
+  return run_formula<A, kPowerAny>(s, b, c);
+}
+
+template <class A>
+int64_t run_chunk(const SigmoidLoss& s, int64_t chunk) {
+  constexpr Type own = sizeof(A) == 4 ? Type::kF32 : Type::kF64;
+  constexpr int W = Simd<A>::W;
+  static thread_local Buffers<A> b;
+  const int64_t begin = chunk * kChunk, total = s.rows * s.classes;
+  const int64_t n = total - begin < kChunk ? total - begin : kChunk;
+
+  const int64_t bad = s.class_ids ? decode_ids<A>(s, b, begin, n) : decode_values<A>(s, b, begin, n);
+  Chunk<A> c{};
+  c.vectors = (n + W - 1) / W;
+  if (s.weight.data || s.alphas.data) {
+    decode_factors(s, b, begin, n);
+    c.factor = b.factor;
+  }
+  if (s.pos_weights.data) {
+    decode_pos_weights(s, b, begin, n);
+    c.pos_weight = b.pos_weight;
+  }
+  if (s.upstream) {
+    read(s.upstream_type, s.upstream, begin, n, b.upstream);
+    c.upstream = b.upstream;
+  }
+  // Whole vectors of the compute type are read and written in place, all else by way of L1.
+  const bool in_place = s.dtype == own && n % W == 0, loss_in_place = in_place && s.loss_type == own;
+  if (!in_place) read(s.dtype, s.input, begin, n, b.x);
+  c.x = in_place ? (const A*)s.input + begin : b.x;
+  if (s.loss) c.loss = loss_in_place ? (A*)s.loss + begin : b.loss;
+  if (s.grad) c.grad = in_place ? (A*)s.grad + begin : b.grad;
+  {
+    const FlushDenormals flush;
+    const double sum = run_power(s, b, c);
+    if (s.partial_sums) s.partial_sums[chunk] = sum;
+  }
+  if (s.loss && !loss_in_place) write(s.loss_type, b.loss, begin, n, s.loss);
+  if (s.grad && !in_place) write(s.dtype, b.grad, begin, n, s.grad);
+  return bad;
+}
+
+int64_t sigmoid_loss(const SigmoidLoss& s, int64_t chunk) {
+  return s.dtype == Type::kF64 ? run_chunk<double>(s, chunk) : run_chunk<float>(s, chunk);
+}

@@ -1,0 +1,278 @@
+"""From a user's arguments to one checked problem: every shape, dtype, device and range is looked at here.
+
+Both the kernels and the reference start from a `SigmoidProblem`, so neither checks anything again.
+"""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+NORMALIZERS = ("positives", "positives_per_image")
+
+
+class SigmoidProblem(NamedTuple):
+    """A sigmoid loss with nothing left to decide.
+
+    L = scale * scale_tensor * weight * alpha_t * k^gamma * B, summed unless `elementwise`;
+    `weight`, `pos_weight` and `alpha_per_class` are 2-d, broadcast to `input` and have the dtype
+    arithmetic is done in.
+    """
+
+    input: Tensor  # (N, C), contiguous
+    target: Tensor  # (N,) class ids or (N, C) values, contiguous
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    alpha_per_class: Tensor | None
+    scale_tensor: Tensor | None
+    alpha: float
+    gamma: float
+    label_smoothing: float
+    scale: float
+    ignore_index: int
+    elementwise: bool
+    fp32_loss: bool
+
+    @property
+    def dense(self) -> bool:
+        return self.target.dim() == 2
+
+
+# count(target, num_classes, ignore_index, dense, positives) -> 0-d integer tensor
+Count = Callable[[Tensor, int, int, bool, bool], Tensor]
+
+
+def sigmoid_problem(
+    input_name: str,
+    target_name: str,
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float | Tensor,
+    gamma: float,
+    reduction: str,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    normalizer: float | Tensor | str | None,
+    loss_weight: float | Tensor,
+    process_group: Any,
+    count: Count,
+) -> SigmoidProblem:
+    """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale."""
+    check_reduction(reduction, normalizer)
+    if process_group is not None:
+        raise ValueError("process_group is not supported yet: pass normalizer, averaged over ranks, instead")
+    _check_logits(input_name, input)
+    dense = _targets_are_dense(input_name, target_name, input, target)
+    classes = input.shape[-1] if input.dim() else 1
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    _number("gamma", gamma, 0.0, math.inf)
+    _number("label_smoothing", label_smoothing, 0.0, 1.0)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {_kind(ignore_index)}")
+    if not isinstance(loss_weight, Tensor):
+        _number("loss_weight", loss_weight, -math.inf, math.inf)
+
+    alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
+    weights = None if weight is None else _weight(weight, input, input_name, dtype)
+    pos_weights = None if pos_weight is None else _pos_weight(pos_weight, input, input_name, dtype)
+    rows = input.reshape(-1, classes) if input.numel() else input.reshape(-1 if classes else 0, max(classes, 1))
+    flat_target = target.reshape(rows.shape if dense else (rows.shape[0],))
+    flat_target = flat_target.contiguous()
+
+    divisor: float | Tensor = 1.0
+    if isinstance(normalizer, Tensor):
+        divisor = _scalar_tensor("normalizer", normalizer, input)
+    elif normalizer == "positives":
+        divisor = count(flat_target, classes, ignore_index, dense, True).clamp(min=1)
+    elif normalizer == "positives_per_image":
+        per_row = _per_image(target, input, input_name, classes, ignore_index, dense, dtype)
+        weights = per_row if weights is None else (weights * per_row).contiguous()
+    elif normalizer is not None:
+        divisor = float(normalizer)  # checked with the reduction
+    elif reduction == "mean":
+        divisor = count(flat_target, classes, ignore_index, dense, False)
+        divisor = divisor if dense else divisor * classes
+    scale, scale_tensor = _scale(loss_weight, divisor, input, dtype)
+    return SigmoidProblem(
+        input=rows.contiguous(),
+        target=flat_target,
+        weight=weights,
+        pos_weight=pos_weights,
+        alpha_per_class=alphas,
+        scale_tensor=scale_tensor,
+        alpha=alpha_scalar,
+        gamma=float(gamma),
+        label_smoothing=float(label_smoothing),
+        scale=scale,
+        ignore_index=ignore_index,
+        elementwise=reduction == "none",
+        fp32_loss=torch.is_autocast_enabled(input.device.type),
+    )
+
+
+def check_reduction(reduction: str, normalizer: float | Tensor | str | None) -> None:
+    """The reduction by PyTorch's names, and a normalizer only where there is a sum to divide."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    if normalizer is None:
+        return
+    if reduction == "none":
+        raise ValueError('normalizer divides a sum: it needs reduction="mean" or "sum", got "none"')
+    if isinstance(normalizer, str):
+        if normalizer not in NORMALIZERS:
+            raise ValueError(f'normalizer must be a number, a tensor, {NORMALIZERS}, got "{normalizer}"')
+    elif not isinstance(normalizer, Tensor):
+        _number("normalizer", normalizer, 0.0, math.inf)
+        if normalizer == 0:
+            raise ValueError("normalizer must be positive, got 0")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"{name} must be a number, got {_kind(value)}")
+    if not low <= value <= high or math.isinf(value):
+        bound = "finite" if math.isinf(low) else "at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+
+
+def _check_logits(name: str, input: Tensor) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {_kind(input)}")
+    if input.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {input.dtype}")
+    if input.layout != torch.strided:
+        raise ValueError(f"{name} must be a strided tensor, got {input.layout}")
+    if input.dim() and input.shape[-1] == 0:
+        raise ValueError(f"{name} must have at least one class in its last dimension, got shape {tuple(input.shape)}")
+
+
+def _targets_are_dense(input_name: str, name: str, input: Tensor, target: Tensor) -> bool:
+    if not isinstance(target, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {_kind(target)}")
+    _same_device(name, target, input)
+    if target.dtype not in FLOATS + INTEGERS + (torch.bool,):
+        raise TypeError(f"{name} must be real, integer or bool, got {target.dtype}")
+    if target.shape == input.shape:
+        return True
+    if target.shape != input.shape[:-1]:
+        raise ValueError(
+            f"{name} must have the shape of {input_name}, {tuple(input.shape)}, or {tuple(input.shape[:-1])} "
+            f"for class ids, got {tuple(target.shape)}"
+        )
+    if target.dtype not in INTEGERS:
+        raise TypeError(f"{name} of shape {tuple(target.shape)} are class ids and must be integers, got {target.dtype}")
+    return False
+
+
+def _same_device(name: str, tensor: Tensor, input: Tensor) -> None:
+    if tensor.device != input.device:
+        raise ValueError(f"{name} must be on the device of the logits, {input.device}, got {tensor.device}")
+
+
+def _constant(name: str, tensor: Tensor, input: Tensor) -> None:
+    _same_device(name, tensor, input)
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be real, got {tensor.dtype}")
+    if tensor.requires_grad:
+        raise ValueError(f"{name} requires grad, but no gradient is computed for it: pass {name}.detach()")
+
+
+def _scalar_tensor(name: str, value: Tensor, input: Tensor) -> Tensor:
+    _constant(name, value, input)
+    if value.dim():
+        raise ValueError(f"{name} must be a number or a 0-d tensor, got shape {tuple(value.shape)}")
+    return value
+
+
+def _alpha(
+    alpha: float | Tensor, input: Tensor, classes: int, dtype: torch.dtype
+) -> tuple[float, Tensor | None]:
+    if not isinstance(alpha, Tensor):
+        _number("alpha", alpha, -math.inf, math.inf)
+        if alpha > 1:
+            raise ValueError(f"alpha must be at most 1 (below 0 switches it off), got {alpha}")
+        return float(alpha), None
+    _constant("alpha", alpha, input)
+    if alpha.dim() > 1 or (alpha.dim() == 1 and alpha.shape[0] != classes):
+        raise ValueError(f"alpha must be a number or have shape ({classes},), got {tuple(alpha.shape)}")
+    return -1.0, alpha.to(dtype).reshape(1, -1).contiguous()
+
+
+def _broadcast(name: str, value: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
+    """A 2-d tensor that broadcasts to (N, C), as small as the value allows."""
+    try:
+        fits = torch.broadcast_shapes(value.shape, input.shape) == input.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to {input_name} of shape {tuple(input.shape)}, got {tuple(value.shape)}"
+        )
+    value = value.to(dtype)
+    if value.dim() == 0 or all(size == 1 for size in value.shape[:-1]):
+        return value.reshape(1, -1).contiguous()
+    columns = value.shape[-1]
+    rows = value.expand(*input.shape[:-1], columns)
+    return rows.reshape(-1, columns).contiguous()
+
+
+def _weight(weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a Tensor or None, got {_kind(weight)}")
+    _constant("weight", weight, input)
+    classes = input.shape[-1] if input.dim() else 1
+    if weight.dim() == 1 and weight.shape[0] != classes:
+        raise ValueError(
+            f"a 1-d weight is per class and must have shape ({classes},), got {tuple(weight.shape)}; "
+            "for one weight per row pass weight[:, None]"
+        )
+    return _broadcast("weight", weight, input, input_name, dtype)
+
+
+def _pos_weight(pos_weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
+    if not isinstance(pos_weight, Tensor):
+        raise TypeError(f"pos_weight must be a Tensor or None, got {_kind(pos_weight)}")
+    _constant("pos_weight", pos_weight, input)
+    return _broadcast("pos_weight", pos_weight, input, input_name, dtype)
+
+
+def _per_image(
+    target: Tensor, input: Tensor, name: str, classes: int, ignore: int, dense: bool, dtype: torch.dtype
+) -> Tensor:
+    """1 / (images * max(1, positives of the row's image)) as an (N, 1) factor."""
+    if input.dim() < 3:
+        raise ValueError(
+            f'normalizer="positives_per_image" needs {name} of shape (images, ..., C), got {tuple(input.shape)}'
+        )
+    images = input.shape[0]
+    positive = (target > 0) if dense else (target >= 0) & (target < classes)
+    positives = (positive & (target != ignore)).flatten(1).sum(1).clamp(min=1)
+    per_image = (positives * images).to(dtype).reciprocal()
+    rows = math.prod(input.shape[1:-1])
+    return per_image[:, None].expand(images, rows).reshape(-1, 1)
+
+
+def _scale(
+    loss_weight: float | Tensor, divisor: float | Tensor, input: Tensor, dtype: torch.dtype
+) -> tuple[float, Tensor | None]:
+    """loss_weight / divisor as a number and, where either is a tensor, a 0-d tensor."""
+    if isinstance(loss_weight, Tensor):
+        numerator = _scalar_tensor("loss_weight", loss_weight, input).to(dtype)
+        if isinstance(divisor, Tensor):
+            return 1.0, numerator / divisor.to(dtype)
+        return 1.0 / divisor, numerator
+    if isinstance(divisor, Tensor):
+        return float(loss_weight), divisor.to(dtype).reciprocal()
+    return float(loss_weight) / divisor, None

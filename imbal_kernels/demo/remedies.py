@@ -1,0 +1,84 @@
+"""The three losses compared, and the usual eager formula they are timed against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import imbal_kernels as ik
+
+from .boxes import BACKGROUND
+from .scenes import NUM_CLASSES
+
+ALPHA, GAMMA = 0.25, 2.0
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,)."""
+
+    key: str
+    name: str
+    recipe: str
+    color: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def output_counts(ids: Tensor) -> Tensor:
+    """How many anchor x class outputs are negative and positive, (2,), for class ids (...)."""
+    positives = ik.class_counts(ids[ids != BACKGROUND], NUM_CLASSES).sum()
+    return torch.stack([ids.numel() * NUM_CLASSES - positives, positives])
+
+
+def make_remedies(counts: Tensor) -> list[Remedy]:
+    """Plain, weighted and focal loss for training data with `counts` (2,) of output_counts."""
+    pos_weight = ik.binary_pos_weight(counts)
+    negative_weight = ik.class_weights(counts)[0]
+
+    def plain(logits: Tensor, ids: Tensor) -> Tensor:
+        return ik.binary_cross_entropy_with_logits(
+            logits, ids, reduction="sum", normalizer="positives"
+        )
+
+    def weighted(logits: Tensor, ids: Tensor) -> Tensor:
+        return ik.binary_cross_entropy_with_logits(
+            logits, ids, pos_weight=pos_weight, loss_weight=negative_weight
+        )
+
+    def focal(logits: Tensor, ids: Tensor) -> Tensor:
+        return ik.sigmoid_focal_loss(
+            logits, ids, ALPHA, GAMMA, reduction="sum", normalizer="positives"
+        )
+
+    weights = ik.class_weights(counts).tolist()
+    recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
+    return [
+        Remedy("plain", "plain BCE", "sum / positives", "#8a6d3b", plain),
+        Remedy("weighted", "class-weighted BCE", recipe, "#2a6fb0", weighted),
+        Remedy("focal", "focal loss", "α 0.25, γ 2, sum / positives", "#c0392b", focal),
+    ]
+
+
+def eager_focal_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """The same focal loss as it is usually written: one-hot targets, one tensor an operation."""
+    positive = ids != BACKGROUND
+    targets = F.one_hot(ids.clamp(min=0), NUM_CLASSES).to(logits.dtype) * positive[:, None]
+    p = torch.sigmoid(logits)
+    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p_t = p * targets + (1 - p) * (1 - targets)
+    alpha_t = ALPHA * targets + (1 - ALPHA) * (1 - targets)
+    return (alpha_t * ce * (1 - p_t) ** GAMMA).sum() / positive.sum().clamp(min=1)
+
+
+def background_share(logits: Tensor, ids: Tensor, remedy: Remedy) -> float:
+    """Share of the gradient's absolute sum that comes from negative outputs."""
+    leaf = logits.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(remedy.loss(leaf, ids), leaf)
+    rows = (ids != BACKGROUND).nonzero()[:, 0]
+    total = gradient.abs().sum(dtype=torch.float64)
+    positive = gradient[rows, ids[rows]].abs().sum(dtype=torch.float64)
+    return float(1 - positive / total)

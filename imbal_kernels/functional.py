@@ -1,0 +1,106 @@
+"""The losses: check the arguments, call the op, give the loss its shape."""
+
+from typing import Any
+
+from torch import Tensor
+
+from imbal_kernels import ops
+from imbal_kernels.arguments import sigmoid_problem
+
+
+def sigmoid_focal_loss(
+    inputs: Tensor,
+    targets: Tensor,
+    alpha: float | Tensor = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "none",
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    normalizer: float | Tensor | str | None = None,
+    loss_weight: float | Tensor = 1.0,
+    process_group: Any = None,
+) -> Tensor:
+    """Sigmoid focal loss of Lin et al., "Focal Loss for Dense Object Detection" (2017); a drop-in for
+    `torchvision.ops.sigmoid_focal_loss`.
+
+    With p = sigmoid(x), k = t + p - 2tp (1 - p_t for hard targets), t' = t (1 - eps) + eps / 2 and
+    alpha_t = alpha t + (1 - alpha)(1 - t):
+
+        L = loss_weight * weight * alpha_t * k^gamma * [pos_weight t' softplus(-x) + (1 - t') softplus(x)]
+
+    Loss and gradient come from one pass over the logits, exact for the easiest of negatives.
+
+    Args:
+        inputs: logits, (..., C), float32, bfloat16, float16 or float64. C classes, last.
+        targets: either the shape of `inputs`, with values in [0, 1] (float) or 0 / 1 (int, bool); or
+            `inputs.shape[:-1]`, integer class ids: 0 to C - 1 a class, -1 and C both background.
+            With C = 1, id 0 *is* the object: 0 / 1 labels of a binary task go in with the shape of `inputs`.
+        alpha: weight of positives, 1 - alpha of negatives; a number in [0, 1] or a (C,) tensor. Below 0: off.
+        gamma: focusing exponent, >= 0. At 0 the loss is binary cross-entropy.
+        reduction: "none" | "mean" | "sum". "mean" divides by the elements that are not ignored; over
+            nothing it is NaN. A reduced loss of half inputs is float32.
+        weight: broadcasts to `inputs`: (C,), (N, 1), (N, C). 1-d is always per class.
+        pos_weight: factor on the positive term, as in `F.binary_cross_entropy_with_logits`; broadcasts.
+        label_smoothing: eps in [0, 1]; moves the targets of the cross-entropy towards 1/2.
+        ignore_index: rows (class ids) or elements (values) with this target count for nothing. Tested first.
+        normalizer: replaces the divisor of "mean" and "sum": a number, a 0-d tensor, "positives" (objects in
+            the batch, at least 1) or "positives_per_image" (RetinaNet's mean over images).
+        loss_weight: factor on the loss, a number or a 0-d tensor. Cheaper than multiplying the result.
+        process_group: not supported yet.
+
+    Returns:
+        The loss: the shape of `inputs` for "none", else 0-d.
+
+    Raises:
+        ValueError, TypeError: an argument of wrong shape, dtype, device or range; on a CPU also a target
+            out of range, by row. On a GPU such a target makes the loss NaN, or raises the same error
+            under IMBAL_KERNELS_CHECK=1, which synchronises.
+
+    Example:
+        >>> import torch, imbal_kernels as ik
+        >>> logits = torch.tensor([[2.197225], [0.0], [-2.197225]])  # p_t = 0.9, 0.5, 0.1
+        >>> ik.sigmoid_focal_loss(logits, torch.ones(3, 1), alpha=-1).flatten()
+        tensor([0.0011, 0.1733, 1.8651])
+    """
+    problem = sigmoid_problem(
+        "inputs", "targets", inputs, targets, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
+        pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
+        normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
+    )  # fmt: skip
+    loss = ops.sigmoid_loss(problem)
+    return loss.reshape(inputs.shape) if problem.elementwise else loss
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    normalizer: float | Tensor | str | None = None,
+    loss_weight: float | Tensor = 1.0,
+    process_group: Any = None,
+) -> Tensor:
+    """Binary cross-entropy of logits; a drop-in for `F.binary_cross_entropy_with_logits`.
+
+    It is `sigmoid_focal_loss` with gamma = 0 and alpha off: arguments, shapes and errors as there. The classes
+    are in the last dimension, and targets must lie in [0, 1].
+
+    Example:
+        >>> import torch, imbal_kernels as ik
+        >>> ik.binary_cross_entropy_with_logits(torch.zeros(2, 3), torch.ones(2, 3))
+        tensor(0.6931)
+    """
+    problem = sigmoid_problem(
+        "input", "target", input, target, alpha=-1.0, gamma=0.0, reduction=reduction, weight=weight,
+        pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
+        normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
+    )  # fmt: skip
+    loss = ops.sigmoid_loss(problem)
+    return loss.reshape(input.shape) if problem.elementwise else loss

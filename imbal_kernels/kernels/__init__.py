@@ -1,0 +1,7 @@
+"""Triton kernels on CUDA tensors (and on CPU tensors under TRITON_INTERPRET=1)."""
+
+from .count import count_targets
+from .rescale import rescale_
+from .sigmoid import sigmoid_loss
+
+__all__ = ["count_targets", "rescale_", "sigmoid_loss"]

@@ -1,0 +1,35 @@
+"""In-place rescaling of a stored gradient by a device scalar."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .launch import Launch, on_device
+
+BLOCK = 4096
+
+
+@triton.jit(do_not_specialize=["numel"])
+def _rescale_kernel(grad_ptr, upstream_ptr, numel: tl.int64, BLOCK: tl.constexpr):
+    """grad *= upstream, decided on the device: nothing is touched when upstream is 1."""
+    upstream = tl.load(upstream_ptr)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    if upstream != 1.0:
+        offsets = tl.arange(0, BLOCK)
+        mask = offsets < tl.minimum(numel - start, BLOCK).to(tl.int32)
+        grad = tl.load(grad_ptr + start + offsets, mask=mask)
+        product = grad.to(upstream.dtype) * upstream
+        tl.store(grad_ptr + start + offsets, product.to(grad.dtype), mask=mask)
+
+
+def plan(grad: torch.Tensor, upstream: torch.Tensor) -> Launch:
+    args = dict(grad_ptr=grad, upstream_ptr=upstream, numel=grad.numel(), BLOCK=BLOCK)
+    return Launch(_rescale_kernel, triton.cdiv(grad.numel(), BLOCK), args)
+
+
+def rescale_(grad: torch.Tensor, upstream: torch.Tensor) -> None:
+    """Multiply a contiguous grad by the 0-d upstream, in place; returns at once when it is 1."""
+    if grad.numel():
+        compute = torch.float64 if grad.dtype == torch.float64 else torch.float32
+        with on_device(grad):
+            plan(grad, upstream.to(compute)).run()

@@ -1,0 +1,118 @@
+"""The raw op sigmoid_loss on tensors: outputs, specialisation and launches."""
+
+import torch
+import triton
+
+from . import formulas, operands, streaming
+from .launch import Launch, interpreted, on_device
+
+NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
+# itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
+TILE = {2: (128, 8), 4: (128, 7), 8: (64, 1)}
+MIXED_TILES = 4  # at most, where a tile's targets differ within a row: they take registers too
+SUM_BLOCK = 1024
+
+
+def _mode(tensor: torch.Tensor | None, shape: tuple[int, int]) -> int:
+    """How the kernel reads an optional tensor, told by its shape."""
+    if tensor is None:
+        return operands.NONE.value
+    rows, columns = (tensor.dim() == 2 and tensor.shape) or (1, 1)
+    if rows * columns == 1:
+        return operands.SCALAR.value
+    if rows == 1:
+        return operands.PER_CLASS.value if columns == shape[1] else _bad_shape(tensor, shape)
+    if rows == shape[0]:
+        return operands.PER_ROW.value if columns == 1 else operands.FULL.value
+    return _bad_shape(tensor, shape)
+
+
+def _bad_shape(tensor, shape):
+    raise AssertionError(f"{tuple(tensor.shape)} does not broadcast to {tuple(shape)}")
+
+
+def _span(classes: int) -> int:
+    if classes % 16 == 0:
+        return streaming.ONE_ROW.value
+    return streaming.TWO_ROWS.value if classes > 16 else streaming.MANY_ROWS.value
+
+
+def _kind(gamma: float) -> int:
+    """2 * gamma where a product of multiplications and one square root gives the power."""
+    return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3) else formulas.GENERAL.value
+
+
+def _terms(itemsize: int, kind: int) -> int:
+    """Terms of the logarithm's polynomial; a bound of (1 + gamma) * 1.5e-6 leaves room for 7 from 1 on."""
+    if itemsize == 2:
+        return 5
+    return 7 if kind >= 2 else 8
+
+
+def plan(
+    input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
+    label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
+):  # fmt: skip
+    """(loss, grad, launches) for the raw op's arguments; touches no data."""
+    rows, classes = input.shape
+    numel, itemsize = input.numel(), input.element_size()
+    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+    dense = target.dim() == 2
+    if target.dtype == torch.bool:
+        target = target.view(torch.uint8)
+    kind, span = _kind(gamma), _span(classes)
+    vectors, tiles = TILE[itemsize]
+    patches = 0
+    if label_smoothing != 0 or (dense and target.is_floating_point()):
+        formula, targets = formulas.soft, "soft"
+    elif dense or span == streaming.MANY_ROWS.value:
+        formula, targets = formulas.hard, "hard"
+    else:
+        formula, targets = formulas.background, "background"
+        patches = triton.cdiv(vectors * tiles * 16 // classes + 2, vectors)
+    if not patches:
+        tiles = min(tiles, MIXED_TILES)
+    programs = triton.cdiv(numel, vectors * tiles * 16)
+    alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
+    log2_classes = classes.bit_length() - 1
+
+    grad = torch.empty_like(input) if want_grad else input.new_empty(0)
+    loss = partial = input.new_empty(0)
+    if loss_mode == ELEMENTWISE:
+        loss = partial = torch.empty_like(input, dtype=torch.float32 if fp32_loss else input.dtype)
+    elif loss_mode == SUM:
+        loss = input.new_empty((), dtype=compute) if numel else input.new_zeros((), dtype=compute)
+        partial = input.new_empty(programs, dtype=compute)
+
+    args = dict(
+        x_ptr=input, target_ptr=target, weight_ptr=weight, pos_weight_ptr=pos_weight, alpha_ptr=alpha_per_class,
+        scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial if loss_mode else None,
+        grad_ptr=grad if want_grad else None, numel=numel, C=classes, multiplier=(1 << 31 + log2_classes) // classes + 1,
+        shift=log2_classes, row_multiplier=(1 << 63) // classes + 1, ignore_index=ignore_index,
+        alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
+        FORMULA=formula, POSITIVE=formulas.positive if patches else None, TARGETS=targets, KIND=kind, DENSE=dense,
+        WEIGHT=_mode(weight, input.shape), POS_WEIGHT=_mode(pos_weight, input.shape),
+        ALPHA=_mode(alpha_per_class, input.shape), UPSTREAM=_mode(upstream, input.shape), LOSS=loss_mode,
+        SPAN=span, PATCHES=patches, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),
+        VECTORS=vectors, TILES=tiles,
+    )  # fmt: skip
+    launches = [Launch(streaming.sigmoid_kernel, programs, args)]
+    if loss_mode == SUM:
+        finish = dict(partial_ptr=partial, out_ptr=loss, count=programs, BLOCK=SUM_BLOCK)
+        launches.append(Launch(streaming.sum_kernel, 1, finish))
+    return loss, grad, launches if numel else []
+
+
+def sigmoid_loss(
+    input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
+    label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
+):  # fmt: skip
+    """Loss and gradient of the sigmoid family: the raw op, see ops."""
+    with on_device(input):
+        loss, grad, launches = plan(
+            input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
+            label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
+        )  # fmt: skip
+        for launch in launches:
+            launch.run()
+    return loss, grad

@@ -1,0 +1,270 @@
+"""The one streaming kernel of the sigmoid family: memory access, labels, weights, ignore, reduction.
+
+The element formula is a constexpr. A program walks TILES tiles of VECTORS x 16 consecutive elements;
+what belongs to a row (its class, its weights) is worked out once a vector of 16 where C allows it.
+
+With hard class ids the tiles are evaluated as background throughout and then PATCHES * VECTORS rows'
+positives are written, one a thread. A tile leaves the positives out of its sum: taking them off afterwards
+would cancel where a confident positive weighs more as background than the rest of the sum.
+"""
+
+import triton
+import triton.language as tl
+
+from . import numerics as nm
+from .operands import (
+    FULL,
+    NONE,
+    SCALAR,
+    class_of_row,
+    dense_target,
+    first_offset,
+    optional,
+    optional_two_rows,
+)
+
+# Rows that a vector of 16 can touch: one (C % 16 == 0), two (C > 16), or any number.
+ONE_ROW, TWO_ROWS, MANY_ROWS = (tl.constexpr(i) for i in range(3))
+NO_LOSS, ELEMENTWISE, SUM = (tl.constexpr(i) for i in range(3))
+
+
+@triton.jit
+def _row_of(flat, C, multiplier, shift):
+    """flat // C by a multiplication; 0 <= flat < 2^30."""
+    return (tl.umulhi((2 * flat).to(tl.uint32), multiplier) >> shift).to(tl.int32)
+
+
+@triton.jit
+def _lane_codes(lanes, hit, counted, known):
+    """Two bits a lane, at lane and at lane + 16: 00 background, 01 the label's, 10 ignored, 11 bad."""
+    return tl.where(counted, tl.where(known, hit & lanes, lanes | (lanes << 16)), lanes << 16)
+
+
+@triton.jit
+def _bit(lane):
+    return tl.where((lane >= 0) & (lane < 16), 1 << lane, 0)
+
+
+@triton.jit
+def _tile(
+    pointers, geometry, first, DENSE: tl.constexpr, MODES: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Load a tile: logits, dense target or lane codes, counts, weight, pos_weight, alpha."""
+    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
+    limit, remainder, C, multiplier, shift, ignore_index = geometry
+    T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    lane = tl.arange(0, 16)[None, :]
+    offsets = first + lane
+    # Whole vectors are in or out, else they could not be loaded as such; the rest is the tail's.
+    mask = offsets < limit if TAIL else first + 16 <= limit
+    flat = remainder + (offsets if SPAN == MANY_ROWS else first)
+    row = _row_of(flat, C, multiplier, shift)
+    col = flat - row * C
+    left = C - col
+    mask_next = mask & (first + left < limit)
+
+    # Rows before logits: the compiler lays a tile out for the last of its loads.
+    if DENSE:
+        target, counts = dense_target(target_ptr, offsets, mask, ignore_index, T)
+    else:
+        label, counted, known = class_of_row(target_ptr, row, mask, C, ignore_index)
+        if SPAN == MANY_ROWS:
+            target = _lane_codes(1 << lane, tl.where(label == col, 1 << lane, 0), counted, known)
+        elif SPAN == ONE_ROW:
+            target = _lane_codes(tl.full((), 0xFFFF, tl.int32), _bit(label - col), counted, known)
+        else:
+            lanes = (1 << tl.minimum(left, 16)) - 1
+            target = _lane_codes(lanes, _bit(label - col), counted, known)
+            label, counted, known = class_of_row(target_ptr, row + 1, mask_next, C, ignore_index)
+            target |= _lane_codes(0xFFFF - lanes, _bit(label + left), counted, known)
+        counts = 1.0
+    x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask), FAST)
+    if not DENSE:
+        target = nm.like(target + tl.zeros_like(offsets), x, FAST)
+    in_first = offsets >= 0
+    if SPAN != MANY_ROWS:
+        in_first = nm.like(lane + tl.zeros_like(offsets), x, FAST) < left
+        col = tl.where(in_first, col + lane, lane - left)
+    weight = optional_two_rows(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)
+    pos_weight = optional_two_rows(pos_weight_ptr, MODES[1], offsets, row, col, mask, mask_next, in_first)
+    alpha = optional_two_rows(alpha_ptr, MODES[2], offsets, row, col, mask, mask_next, in_first)
+    return x, target, counts, weight, pos_weight, alpha
+
+
+@triton.jit
+def _alphas(alpha, scalars, ALPHA: tl.constexpr):
+    """(alpha, 1 - alpha), times scale; a negative entry switches alpha off."""
+    alpha_pos, alpha_neg = scalars[0], scalars[1]
+    if ALPHA != NONE:
+        alpha_pos = alpha_pos * tl.where(alpha < 0, 1.0, alpha)
+        alpha_neg = alpha_neg * tl.where(alpha < 0, 1.0, 1.0 - alpha)
+    return alpha_pos, alpha_neg
+
+
+@triton.jit
+def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
+    if MODE == NONE:
+        return 1.0
+    elif MODE == SCALAR:
+        return tl.load(ptr).to(T)
+    else:
+        return tl.load(ptr + offsets, mask=mask, other=0.0).to(T)
+
+
+@triton.jit
+def _finish_tile(
+    tile, scalars, outputs, losses, offsets, mask, FORMULA: tl.constexpr, KIND: tl.constexpr, TARGETS: tl.constexpr,
+    DENSE: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, SPAN: tl.constexpr,
+    TERMS: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Evaluate a tile, write what is asked for, and return the losses with the tile's added."""
+    x, target, counts, weight, pos_weight, alpha = tile
+    alpha_pos, alpha_neg = _alphas(alpha, scalars, ALPHA)
+    loss_ptr, grad_ptr, upstream_ptr = outputs
+    # What is ignored or bad is replaced: its logit may be NaN, which no weight would silence.
+    skip, fill, codes = counts != 1, counts, target
+    if not DENSE:
+        bit = 1 << tl.arange(0, 16)[None, :]
+        row_bit = 1 if SPAN == ONE_ROW else bit
+        skip = (codes & (row_bit << 16)) != 0
+        fill = tl.where((codes & row_bit) != 0, float("nan"), 0.0).to(x.dtype)
+        target = codes & bit
+    if TARGETS == "background":
+        w = alpha_neg * weight
+    elif TARGETS == "hard":
+        w = tl.where(target != 0, alpha_pos * pos_weight, alpha_neg) * weight
+    else:
+        target = target if DENSE else (target != 0).to(x.dtype)
+        w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
+    a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, TERMS, FAST)
+    loss = tl.where(skip, fill, a * b)
+    if LOSS == ELEMENTWISE:
+        tl.store(loss_ptr + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
+    if grad_ptr is not None:
+        OUT: tl.constexpr = grad_ptr.dtype.element_ty
+        grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, x.dtype)
+        if FAST and SPAN == ONE_ROW and not DENSE and OUT != tl.float32:
+            grad = nm.replace_pairs(grad.to(OUT), codes)
+        else:
+            grad = tl.where(skip, fill, grad).to(OUT)
+        tl.store(grad_ptr + offsets, grad, mask=mask)
+    if TARGETS == "background":
+        return nm.fma_unless(codes & (bit | bit << 16), a, b, losses, FAST)
+    else:
+        return losses + loss
+
+
+@triton.jit
+def _patch(
+    pointers, geometry, scalars, outputs, row, last_row, FORMULA: tl.constexpr, KIND: tl.constexpr,
+    MODES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Write the positives of the given rows that lie in the block; returns their losses."""
+    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
+    limit, remainder, C, multiplier, shift, ignore_index = geometry
+    T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    label, counted, known = class_of_row(target_ptr, row, row <= last_row, C, ignore_index)
+    offsets = row * C - remainder + label
+    mask = counted & known & (label >= 0) & (label < C) & (offsets >= 0) & (offsets < limit)
+    x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(T)
+    weight = optional(weight_ptr, MODES[0], offsets, row, label, mask)
+    pos_weight = optional(pos_weight_ptr, MODES[1], offsets, row, label, mask)
+    alpha_pos, alpha_neg = _alphas(optional(alpha_ptr, MODES[2], offsets, row, label, mask), scalars, MODES[2])
+    w = alpha_pos * pos_weight * weight
+    a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, TERMS, FAST)
+    loss_ptr, grad_ptr, upstream_ptr = outputs
+    if LOSS == ELEMENTWISE:
+        tl.store(loss_ptr + offsets, (a * b).to(loss_ptr.dtype.element_ty), mask=mask)
+    if grad_ptr is not None:
+        grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
+        tl.store(grad_ptr + offsets, grad.to(grad_ptr.dtype.element_ty), mask=mask)
+    return tl.where(mask, a * b, tl.where(counted & (known == 0), float("nan"), 0.0))
+
+
+@triton.jit(do_not_specialize=["numel", "multiplier", "shift", "row_multiplier", "ignore_index"])
+def sigmoid_kernel(
+    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
+    numel: tl.int64, C: tl.int32, multiplier: tl.uint32, shift: tl.uint32, row_multiplier: tl.uint64,
+    ignore_index: tl.int64, alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64,
+    FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr, KIND: tl.constexpr, DENSE: tl.constexpr,
+    WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
+    SPAN: tl.constexpr, PATCHES: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+    VECTORS: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    BLOCK: tl.constexpr = TILES * VECTORS * 16
+    MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA)
+    multiplier = multiplier.to(tl.uint32)  # the interpreter types an int by its size
+    program = tl.program_id(0).to(tl.int64)
+    start = program * BLOCK
+    # start // C by a multiplication: exact for start * C < 2^63.
+    row = tl.umulhi((2 * start).to(tl.uint64), row_multiplier).to(tl.int64)
+    remainder = (start - row * C).to(tl.int32)
+    limit = tl.minimum(numel - start, BLOCK).to(tl.int32)
+    pointers = (
+        x_ptr + start,
+        target_ptr + (start if DENSE else row),
+        weight_ptr + first_offset(WEIGHT, start, row) if WEIGHT != NONE else None,
+        pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != NONE else None,
+        alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != NONE else None,
+    )
+    geometry = (limit, remainder, C, multiplier, shift, ignore_index)
+    outputs = (
+        loss_ptr + start if LOSS == ELEMENTWISE else loss_ptr,
+        grad_ptr + start if grad_ptr is not None else None,
+        upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != NONE else None,
+    )
+    scale = tl.load(scale_ptr).to(T) if scale_ptr is not None else tl.full((), 1.0, T)
+    scalars = (
+        tl.full((), alpha_pos, T) * scale,
+        tl.full((), alpha_neg, T) * scale,
+        tl.full((), smoothing, T),
+        tl.full((), gamma, tl.float64),
+    )
+
+    lane = tl.arange(0, 16)[None, :]
+    first = tl.arange(0, VECTORS)[:, None] * 16
+    tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
+    losses = tl.zeros((VECTORS, 16), T)
+    for i in tl.static_range(TILES):
+        here, here_first = tile, first
+        if i + 1 < TILES:  # before the store: no load moves over a store that may alias
+            first += VECTORS * 16
+            tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
+        losses = _finish_tile(
+            here, scalars, outputs, losses, here_first + lane, here_first + 16 <= limit,
+            FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, TERMS, FAST,
+        )  # fmt: skip
+    sums = tl.sum(losses, axis=1)
+    if SPAN != ONE_ROW:
+        if limit % 16 != 0:
+            last = tl.full((1, 1), limit // 16 * 16, tl.int32)
+            rest = _tile(pointers, geometry, last, DENSE, MODES, MANY_ROWS, True, FAST)
+            tail = _finish_tile(
+                rest, scalars, outputs, tl.zeros((1, 16), T), last + lane, last + lane < limit,
+                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, MANY_ROWS, TERMS, FAST,
+            )  # fmt: skip
+            sums += tl.where(tl.arange(0, VECTORS) == 0, tl.sum(tail), 0.0)
+    if PATCHES > 0:
+        tl.debug_barrier()  # a positive's gradient replaces what its tile has written
+        last_row = _row_of(remainder + limit - 1, C, multiplier, shift)
+        for i in tl.static_range(PATCHES):
+            sums += _patch(
+                pointers, geometry, scalars, outputs, i * VECTORS + tl.arange(0, VECTORS), last_row,
+                POSITIVE, KIND, MODES, UPSTREAM, LOSS, TERMS, FAST,
+            )  # fmt: skip
+    if LOSS == SUM:
+        tl.store(loss_ptr + program, tl.sum(sums))
+
+
+@triton.jit(do_not_specialize=["count"])
+def sum_kernel(partial_ptr, out_ptr, count: tl.int64, BLOCK: tl.constexpr):
+    """Add the partial sums in a fixed order; one program."""
+    lane = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float64)
+    start = 0 * count
+    while start < count:
+        total += tl.load(partial_ptr + start + lane, mask=start + lane < count, other=0.0).to(tl.float64)
+        start += BLOCK
+    tl.store(out_ptr, tl.sum(total).to(out_ptr.dtype.element_ty))

@@ -1,0 +1,92 @@
+"""The losses as modules: the arguments of a function, kept; tensors among them are buffers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from imbal_kernels import functional
+
+
+class _Loss(nn.Module):
+    """Keeps keyword arguments, the tensors as buffers so that they follow `.to()` and are saved."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self._names = tuple(arguments)
+        for name, value in arguments.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def extra_repr(self) -> str:
+        values = ((k, v) for k, v in self.arguments().items() if v is not None)
+        return ", ".join(f"{k}=tensor{tuple(v.shape)}" if isinstance(v, Tensor) else f"{k}={v!r}" for k, v in values)
+
+
+class SigmoidFocalLoss(_Loss):
+    """`sigmoid_focal_loss` as a module: same arguments, same defaults.
+
+    Example:
+        >>> import torch, imbal_kernels as ik
+        >>> loss = ik.SigmoidFocalLoss(reduction="sum", normalizer="positives")
+        >>> loss(torch.zeros(2, 3), torch.tensor([1, -1]))
+        tensor(0.6931)
+    """
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 0.25,
+        gamma: float = 2.0,
+        reduction: str = "none",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            alpha=alpha, gamma=gamma, reduction=reduction, weight=weight, pos_weight=pos_weight,
+            label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
+            loss_weight=loss_weight, process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.sigmoid_focal_loss(inputs, targets, **self.arguments())
+
+
+class BinaryCrossEntropyWithLogits(_Loss):
+    """`binary_cross_entropy_with_logits` as a module: same arguments, same defaults.
+
+    Also under its PyTorch name, `BCEWithLogitsLoss`.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        reduction: str = "mean",
+        pos_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            weight=weight, reduction=reduction, pos_weight=pos_weight, label_smoothing=label_smoothing,
+            ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
+            process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(input, target, **self.arguments())
+
+
+BCEWithLogitsLoss = BinaryCrossEntropyWithLogits

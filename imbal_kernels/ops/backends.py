@@ -1,0 +1,56 @@
+"""Which kernels this installation has: the compiled C++ library for a CPU, Triton for a GPU."""
+
+import functools
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+library = torch.library.Library("imbal_kernels", "DEF")
+
+
+@functools.cache
+def cpu_library() -> str | None:
+    """None once the C++ library is loaded, else why it is not."""
+    found = sorted(Path(__file__).parent.parent.glob("_C*.so"))
+    if not found:
+        return "it was not built: is there a C++ compiler? Reinstall with `pip install --no-build-isolation .`"
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        return f"{found[0].name} does not load ({error.__cause__ or error}); it needs torch >= 2.10"
+    return None
+
+
+@functools.cache
+def triton_missing() -> str | None:
+    """None when Triton can be imported, else what to do."""
+    return None if importlib.util.find_spec("triton") else "triton is not installed: `pip install triton`"
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether this tensor's device has kernels here; says once why not."""
+    missing = {"cpu": cpu_library, "cuda": triton_missing}.get(tensor.device.type)
+    reason = missing() if missing else f"there are none for {tensor.device.type}"
+    if reason and not torch.compiler.is_compiling():
+        _warn(tensor.device.type, reason)
+    return reason is None
+
+
+@functools.cache
+def _warn(device: str, reason: str) -> None:
+    warnings.warn(
+        f"imbal_kernels runs on its PyTorch reference on {device}, which is right but slow: {reason}", stacklevel=5
+    )
+
+
+def in_transform() -> bool:
+    """Inside torch.func / vmap, whose tensors no kernel can read."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def checks_requested() -> bool:
+    return os.environ.get("IMBAL_KERNELS_CHECK", "0") not in ("", "0")

@@ -1,0 +1,186 @@
+"""The sigmoid losses as torch ops: schema, fake, backends, and the autograd function around them.
+
+The forward of a reduced loss also writes its gradient; backward hands it over the first time, rescaled
+by the upstream gradient where that is not 1, and recomputes it from the logits any later time. Elementwise
+losses, and fp16 (whose gradients would underflow before a loss scaler sees them), always recompute.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imbal_kernels.arguments import SigmoidProblem
+from imbal_kernels.ops import backends
+from imbal_kernels.reference import sigmoid as reference
+
+_ARGUMENTS = (
+    "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? alpha_per_class, "
+    "Tensor? scale_tensor, Tensor? upstream, float alpha, float gamma, float label_smoothing, float scale, "
+    "int ignore_index, int loss_mode, bool want_grad, bool fp32_loss"
+)
+_COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool positives"
+NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
+
+backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
+backends.library.define(f"count_targets({_COUNT}) -> Tensor")
+backends.library.define("rescale_(Tensor(a!) grad, Tensor upstream) -> ()")
+# The C++ side of the above; the first also returns the first row with a bad target, or -1.
+backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}) -> (Tensor, Tensor, int)")
+backends.library.define(f"_count_targets_cpu({_COUNT}) -> Tensor")
+backends.library.define("_rescale_cpu_(Tensor(a!) grad, Tensor upstream) -> ()")
+backends.library.define("_cpu_capability(str name) -> str")
+
+_ops = torch.ops.imbal_kernels
+
+
+@torch.library.register_fake("imbal_kernels::sigmoid_loss", lib=backends.library)
+def _sigmoid_loss_fake(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    loss_mode, want_grad, fp32_loss = args[-3:]
+    wide = torch.float64 if input.dtype == torch.float64 else torch.float32
+    shape = {NO_LOSS: (0,), ELEMENTWISE: input.shape, SUM: ()}[loss_mode]
+    dtype = input.dtype if loss_mode == ELEMENTWISE and not fp32_loss else wide
+    return input.new_empty(shape, dtype=dtype), input.new_empty(input.shape if want_grad else (0,))
+
+
+@torch.library.register_fake("imbal_kernels::count_targets", lib=backends.library)
+def _count_targets_fake(target: Tensor, *args: Any) -> Tensor:
+    return target.new_empty((), dtype=torch.int64)
+
+
+@torch.library.register_fake("imbal_kernels::rescale_", lib=backends.library)
+def _rescale_fake(grad: Tensor, upstream: Tensor) -> None:
+    return None
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss", "CPU", lib=backends.library)
+def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    loss, grad, bad_row = _ops._sigmoid_loss_cpu(input, target, *args)
+    if bad_row >= 0:
+        raise_bad_row(target, bad_row, input.shape[1])
+    return loss, grad
+
+
+@torch.library.impl("imbal_kernels::count_targets", "CPU", lib=backends.library)
+def _count_targets_cpu(*args: Any) -> Tensor:
+    return _ops._count_targets_cpu(*args)
+
+
+@torch.library.impl("imbal_kernels::rescale_", "CPU", lib=backends.library)
+def _rescale_cpu(grad: Tensor, upstream: Tensor) -> None:
+    _ops._rescale_cpu_(grad, upstream)
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss", "CUDA", lib=backends.library)
+def _sigmoid_loss_cuda(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    from imbal_kernels import kernels
+
+    with torch.cuda.device(input.device):
+        return kernels.sigmoid_loss(input, *args)
+
+
+@torch.library.impl("imbal_kernels::count_targets", "CUDA", lib=backends.library)
+def _count_targets_cuda(target: Tensor, *args: Any) -> Tensor:
+    from imbal_kernels import kernels
+
+    with torch.cuda.device(target.device):
+        return kernels.count_targets(target, *args)
+
+
+@torch.library.impl("imbal_kernels::rescale_", "CUDA", lib=backends.library)
+def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
+    from imbal_kernels import kernels
+
+    with torch.cuda.device(grad.device):
+        kernels.rescale_(grad, upstream)
+
+
+def raise_bad_row(target: Tensor, row: int, classes: int) -> None:
+    """The ValueError for a target out of range."""
+    if target.dim() == 2:
+        values = target[row]
+        raise ValueError(f"targets must be in [0, 1] or ignore_index, got {values.tolist()[:16]} in row {row}")
+    raise ValueError(
+        f"target {target[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}, "
+        f"-1 and {classes} are background"
+    )
+
+
+def _check_targets(problem: SigmoidProblem) -> None:
+    if problem.input.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads the labels on the host, which a CUDA graph can't capture")
+    row = int(reference.first_bad_row(problem))
+    if row < problem.input.shape[0]:
+        raise_bad_row(problem.target, row, problem.input.shape[1])
+
+
+def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
+    """Rows (class ids) or elements (values) that are not ignored, or that hold an object: a 0-d int64 tensor."""
+    if backends.in_transform() or not backends.has_kernels(target):
+        return reference.count_targets(target, num_classes, ignore_index, dense, positives)
+    return _ops.count_targets(target, num_classes, ignore_index, dense, positives)
+
+
+def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
+    """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
+    if backends.in_transform():
+        return reference.sigmoid_loss(problem)
+    kernels = backends.has_kernels(problem.input) and not (problem.target.requires_grad and torch.is_grad_enabled())
+    checked_by_kernel = kernels and problem.input.device.type == "cpu"
+    if not torch.compiler.is_compiling() and not checked_by_kernel:
+        if problem.input.device.type == "cpu" or backends.checks_requested():
+            _check_targets(problem)
+    if not kernels:
+        return reference.sigmoid_loss(problem)
+    differentiate = torch.is_grad_enabled() and problem.input.requires_grad
+    return _SigmoidLoss.apply(differentiate, *problem)
+
+
+def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, Tensor]:
+    p = problem
+    return _ops.sigmoid_loss(
+        p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
+        p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss,
+    )  # fmt: skip
+
+
+_TENSORS = 6  # fields of SigmoidProblem that are tensors come first
+
+
+class _SigmoidLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, differentiate: bool, *fields: Any) -> Tensor:
+        problem = SigmoidProblem(*fields)
+        keep = differentiate and not problem.elementwise and problem.input.dtype != torch.float16
+        loss, grad = _raw(problem, None, ELEMENTWISE if problem.elementwise else SUM, keep)
+        ctx.save_for_backward(*fields[:_TENSORS])
+        ctx.options = fields[_TENSORS:]
+        ctx.grad = grad if keep else None
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        problem = SigmoidProblem(*ctx.saved_tensors, *ctx.options)
+        grad, ctx.grad = ctx.grad, None
+        compiling = torch.compiler.is_compiling()
+        if torch.is_grad_enabled() and not compiling:  # a second derivative may follow
+            with torch.enable_grad():
+                loss = reference.sigmoid_loss(problem)
+                (grad,) = torch.autograd.grad(loss, problem.input, upstream, create_graph=True)
+        elif grad is None:
+            grad = _raw(problem, _compact(upstream), NO_LOSS, True)[1]
+        elif compiling or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
+            grad = grad * upstream.to(grad.dtype)  # a replayed backward must not rescale twice
+        else:
+            _ops.rescale_(grad, upstream)
+        return (None, grad) + (None,) * (len(problem) - 1)
+
+
+def _compact(upstream: Tensor) -> Tensor:
+    """An upstream gradient as the kernels take it: 0-d in the compute dtype, or contiguous."""
+    expanded = upstream.dim() == 2 and upstream.numel() > 0 and not any(upstream.stride())
+    if expanded:
+        upstream = upstream[0, 0]
+    if upstream.dim() == 0:
+        return upstream if upstream.dtype == torch.float64 else upstream.float()
+    return upstream.contiguous()

@@ -1,0 +1,76 @@
+"""Ahead-of-time compilation of every Triton kernel, and the instruction budgets of sm_90 with 5 % slack."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from bench import sass  # noqa: E402
+
+SLACK = 1.05
+# Instructions an element and MUFU an element.
+BUDGETS = {
+    "focal fp32 C=80": (30, 2.1),
+    "focal bf16 C=80": (26, 2.1),
+    "focal fp16 C=80": (26, 2.1),
+    "focal fp32 C=91": (36, 3.2),
+    "focal bf16 C=91": (36, 3.2),
+    "focal fp32 C=1203": (36, 3.2),
+    "focal bf16 C=1203": (36, 3.2),
+    "focal fp32 general gamma": (34, 3.2),
+    "focal bf16 general gamma": (34, 3.2),
+}
+
+
+@pytest.mark.parametrize("name", sass.CASES)
+def test_no_spills(name):
+    assert sass.report(name).spills == 0
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_budget(name):
+    instructions, mufu = BUDGETS[name]
+    report = sass.report(name)
+    assert report.instructions <= instructions * SLACK
+    assert report.mufu <= mufu
+    assert report.registers <= 144
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_logits_and_gradients_move_in_128_bits(name):
+    """16 elements a thread and tile: 2 accesses of halves, 4 of fp32; the rest are labels and the patch."""
+    report = sass.report(name)
+    launch = sass.CASES[name].launch()
+    wide = launch.args["TILES"] * (2 if "fp32" not in name else 4)
+    assert report.loads["128"] == report.stores["128"] == wide
+    assert sum(report.stores.values()) - wide <= launch.args["PATCHES"] + 1
+
+
+@pytest.mark.parametrize("arch", (80, 100))
+@pytest.mark.parametrize(
+    "name", ("focal fp32 C=80", "focal bf16 C=91", "focal fp32 dense float", "sum", "count ids", "rescale bf16")
+)
+def test_other_architectures(name, arch):
+    assert sass.report(name, arch).spills == 0
+
+
+def _sass(*lines):
+    return "\n".join(f"/*{16 * i:04x}*/  {text} ;" for i, text in enumerate(lines))
+
+
+def test_a_loop_is_not_counted():
+    with pytest.raises(ValueError, match="loop"):
+        sass.executed(_sass("FADD R0, R0, R0", "@P0 BRA 0x0", "EXIT"), (True,))
+
+
+def test_an_unstated_long_branch_is_not_counted():
+    block = ["FADD R0, R0, R0"] * (sass.SHORT_BLOCK + 1)
+    code = _sass(f"@P0 BRA {16 * (len(block) + 1):#x}", *block, "EXIT")
+    with pytest.raises(ValueError, match="not stated"):
+        sass.executed(code, ())
+    assert len(sass.executed(code, (True,))) == 2
+    with pytest.raises(ValueError, match="were not met"):
+        sass.executed(code, (True, True))
+
+
+def test_a_short_block_counts_as_executed():
+    assert len(sass.executed(_sass("@P0 BRA 0x20", "FADD R0, R0, R0", "NOP", "EXIT"), ())) == 3
