@@ -13,6 +13,7 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+NUMBERS: tuple[type, ...] = (Real, torch.SymFloat, torch.SymInt)
 NORMALIZERS = ("positives", "positives_per_image")
 
 
@@ -139,8 +140,8 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, NUMBERS):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
     if not low <= value <= high or math.isinf(value):
         bound = "finite" if math.isinf(low) else "at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"

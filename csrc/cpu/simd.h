@@ -77,3 +77,34 @@ inline double lane_sum(VD v) {
   for (int i = 0; i < Simd<double>::W; ++i) s += v[i];
   return s;
 }
+
+// Two vectors worked on at once, operation by operation. The formulas are long chains of dependent
+// operations; with two of them in flight a core's pipes have something to do (Zen 3: 1.3x).
+template <class V>
+struct Pair {
+  V a, b;
+};
+#define IMBAL_PAIR_OPERATOR(op)                                                                   \
+  template <class V>                                                                              \
+  inline Pair<V> operator op(Pair<V> x, Pair<V> y) { return {x.a op y.a, x.b op y.b}; }           \
+  template <class V, class S>                                                                     \
+  inline Pair<V> operator op(Pair<V> x, S y) { return {x.a op y, x.b op y}; }                     \
+  template <class S, class V>                                                                     \
+  inline Pair<V> operator op(S x, Pair<V> y) { return {x op y.a, x op y.b}; }
+IMBAL_PAIR_OPERATOR(+)
+IMBAL_PAIR_OPERATOR(-)
+IMBAL_PAIR_OPERATOR(*)
+IMBAL_PAIR_OPERATOR(/)
+#undef IMBAL_PAIR_OPERATOR
+
+// Limits of a vector or a pair against a number; a NaN in v stays.
+template <class S, class V>
+inline V at_most(S limit, V v) { return vmin(V{} + limit, v); }
+template <class S, class V>
+inline V at_least(S limit, V v) { return vmax(V{} + limit, v); }
+template <class S, class V>
+inline Pair<V> at_most(S limit, Pair<V> v) { return {at_most(limit, v.a), at_most(limit, v.b)}; }
+template <class S, class V>
+inline Pair<V> at_least(S limit, Pair<V> v) { return {at_least(limit, v.a), at_least(limit, v.b)}; }
+template <class V>
+inline Pair<V> vmin(Pair<V> x, Pair<V> y) { return {vmin(x.a, y.a), vmin(x.b, y.b)}; }

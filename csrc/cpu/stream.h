@@ -136,49 +136,86 @@ struct Chunk {
   int64_t vectors;
 };
 
+// Factors of a negative and of a positive, where no tensor takes part in them.
+template <class A>
+struct Scalars {
+  A negative, positive, pos_weight, smoothing, grad_scale;
+  Exponent<A> gamma;
+
+  explicit Scalars(const SigmoidLoss& s) {
+    negative = A(s.alpha < 0 ? s.scale : s.scale * (1 - s.alpha));
+    positive = A(s.alpha < 0 ? s.scale : s.scale * s.alpha);
+    pos_weight = A(s.pos_weight);
+    smoothing = A(s.smoothing);
+    grad_scale = A(s.grad_scale);
+    gamma.whole = A(s.gamma);
+    gamma.high = high_half(Vec<A>{} + gamma.whole)[0];
+    gamma.low = gamma.whole - gamma.high;
+  }
+};
+
+// One vector of anything: background, hard or soft targets, with every factor.
+template <class A, int P>
+inline Element<Vec<A>> one_vector(const Scalars<A>& k, const Buffers<A>& b, const Chunk<A>& c, int64_t v) {
+  using V = Vec<A>;
+  const V zero = {}, one = zero + A(1);
+  const int64_t i = v * Simd<A>::W;
+  const V x = load(c.x + i), up = c.upstream ? load(c.upstream + i) * k.grad_scale : zero + k.grad_scale;
+  if (b.kind[v] == kBackground) {
+    const Hard<V> e = hard_formula<P>(x, k.gamma);
+    const V f = (c.factor ? load(c.factor + i) : zero + k.negative) * e.modulation;
+    return {f * e.loss, f * up * e.grad};
+  }
+  const V t = load(b.t + i), pw = c.pos_weight ? load(c.pos_weight + i) : zero + k.pos_weight;
+  const auto is_pos = t == one, ignored = t == zero + A(kIgnored);
+  V f = c.factor ? load(c.factor + i) : is_pos ? zero + k.positive : t * k.positive + (one - t) * k.negative;
+  Element<V> e;
+  if (b.kind[v] == kSoft) {
+    e = soft_formula<P>(x, t, pw, k.smoothing, k.gamma);
+  } else {
+    const Hard<V> h = hard_formula<P>(V(is_pos ? -x : x), k.gamma);
+    e = {h.modulation * h.loss, h.modulation * (is_pos ? -h.grad : h.grad)};
+    f *= is_pos ? pw : one;
+  }
+  return {ignored ? zero : f * e.loss, ignored ? zero : f * up * e.grad};
+}
+
 template <class A, int P>
 double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
   constexpr int kBlock = 16;  // vectors summed in the compute type before they go to fp64
-  const V zero = {}, one = zero + A(1);
-  const A whole = A(s.gamma), high = high_half(zero + whole)[0];
-  const Exponent<A> gamma{whole, high, whole - high};
-  const A alpha = A(s.alpha), scale = A(s.scale), eps = A(s.smoothing), scalar_pw = A(s.pos_weight);
-  const A negative = alpha < 0 ? scale : scale * (A(1) - alpha), positive = alpha < 0 ? scale : scale * alpha;
-  const A grad_scale = A(s.grad_scale);
+  const Scalars<A> k(s);
+  const V zero = {};
+  const A grad_factor = k.negative * k.grad_scale;
+  const bool plain = !c.factor && !c.upstream && !c.loss;
 
   double sum = 0;
   for (int64_t v0 = 0; v0 < c.vectors; v0 += kBlock) {
-    V acc = zero;
+    V acc = zero, background = zero;  // the second without its factor, which is the same for all of it
     const int64_t v1 = v0 + kBlock < c.vectors ? v0 + kBlock : c.vectors;
-    for (int64_t v = v0; v < v1; ++v) {
+    int64_t v = v0;
+    while (v < v1) {
       const int64_t i = v * W;
-      const V x = load(c.x + i), up = c.upstream ? load(c.upstream + i) * grad_scale : zero + grad_scale;
-      V loss, grad;
-      if (__builtin_expect(b.kind[v] == kBackground, 1)) {
-        const Element<A> e = hard_formula<A, P>(x, gamma);
-        const V f = c.factor ? load(c.factor + i) : zero + negative;
-        loss = e.loss * f;
-        grad = e.grad * (f * up);
-      } else {
-        const V t = load(b.t + i), pw = c.pos_weight ? load(c.pos_weight + i) : zero + scalar_pw;
-        const auto is_pos = t == one, ignored = t == zero + A(kIgnored);
-        const bool soft = b.kind[v] == kSoft;
-        Element<A> e = soft ? soft_formula<A, P>(x, t, pw, eps, gamma)
-                            : hard_formula<A, P>(is_pos ? -x : x, gamma);
-        V f = c.factor ? load(c.factor + i) : t * positive + (one - t) * negative;
-        if (!c.factor && alpha < 0) f = zero + scale;
-        if (!soft) f *= is_pos ? pw : one;
-        if (!soft) e.grad = is_pos ? -e.grad : e.grad;
-        loss = ignored ? zero : e.loss * f;
-        grad = ignored ? zero : e.grad * (f * up);
+      if (plain && P != kPowerAny && v + 1 < v1 && (b.kind[v] | b.kind[v + 1]) == kBackground) {
+        // Nearly all of a detector's outputs: nothing but the logits is read.
+        const Pair<V> x{load(c.x + i), load(c.x + i + W)};
+        const Hard<Pair<V>> e = hard_formula<P == kPowerAny ? kPower0 : P>(x, k.gamma);
+        background = e.modulation.a * e.loss.a + background;
+        background = e.modulation.b * e.loss.b + background;
+        const Pair<V> grad = e.modulation * grad_factor * e.grad;
+        if (c.grad) store(c.grad + i, grad.a);
+        if (c.grad) store(c.grad + i + W, grad.b);
+        v += 2;
+        continue;
       }
-      acc += loss;
-      if (c.loss) store(c.loss + i, loss);
-      if (c.grad) store(c.grad + i, grad);
+      const Element<V> e = one_vector<A, P>(k, b, c, v);
+      acc += e.loss;
+      if (c.loss) store(c.loss + i, e.loss);
+      if (c.grad) store(c.grad + i, e.grad);
+      ++v;
     }
-    sum += lane_sum(acc);
+    sum += lane_sum(acc) + lane_sum(background) * (double)k.negative;
   }
   return sum;
 }

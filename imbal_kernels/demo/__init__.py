@@ -1,0 +1,99 @@
+"""The demo: one small detector trained with three losses, and a report of what that changed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .detector import Detector
+from .evaluate import background_scores, best_threshold, one_hot, predict, score
+from .remedies import Remedy, make_remedies, output_counts
+from .report import COLUMNS, Run, Setup, table_rows, verdict, write_report
+from .scenes import NUM_CLASSES, make_scenes
+from .train import QUICK, Data, Settings, time_losses, train
+
+__all__ = ["Run", "Settings", "add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m imbal_kernels demo`."""
+    parser.add_argument("--quick", action="store_true", help="a short run, under a minute")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of report.html")
+    parser.add_argument("--seed", type=int, default=0, help="scenes, start and data order")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice without it")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the demo with parsed options, print its table, say where the report is."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("demo: --device cuda needs a GPU that PyTorch can see; there is none")
+        return 2
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    path = run(QUICK if args.quick else Settings(), args.out, args.seed, args.device)
+    print(f"report: {path}")
+    return 0
+
+
+def run(settings: Settings, out: Path, seed: int = 0, device: str = "auto") -> Path:
+    """Train with all three losses, write `out`/report.html and return its path."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    target = torch.device(device)
+    torch.backends.cudnn.deterministic = True
+    splits = ("train", "val", "test")
+    counts = (settings.train_scenes, settings.val_scenes, settings.test_scenes)
+    data = {
+        split: Data.of(make_scenes(split, count, seed))
+        for split, count in zip(splits, counts, strict=True)
+    }
+    torch.manual_seed(seed)
+    start = Detector().to(target, memory_format=torch.channels_last)
+    outputs = output_counts(data["train"].ids)
+    remedies = make_remedies(outputs.to(target))
+    with tqdm(total=settings.steps * len(remedies), unit="step") as bar:
+        runs = [_one_run(r, start, data, settings, seed, bar) for r in remedies]
+    background = background_scores(data["test"].ids)
+    timing = time_losses(start, remedies[-1], data["train"], settings.batch)
+    setup = Setup(
+        settings,
+        seed,
+        torch.cuda.get_device_name(target) if target.type == "cuda" else "CPU",
+        torch.get_num_threads(),
+        data["train"].ids.shape[1] * NUM_CLASSES,
+        float(outputs.sum() / outputs[1]),
+    )
+    print(_plain_table(table_rows(runs, background)))
+    print(verdict(runs))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "report.html"
+    write_report(path, runs, background, data["test"].scenes, timing, setup)
+    return path
+
+
+def _one_run(
+    remedy: Remedy, start: Detector, data: dict[str, Data], settings: Settings, seed: int, bar: tqdm
+) -> Run:
+    """Train with one loss, choose its threshold on validation scenes, score it on test scenes."""
+    bar.set_description(f"{remedy.name:>18}")
+    model, history = train(remedy, start, data["train"], data["val"], settings, seed, bar)
+    device = next(model.parameters()).device
+    val_logits, _ = predict(model, data["val"].scenes, device)
+    truth = one_hot(data["val"].ids)
+    threshold = best_threshold(truth, val_logits.sigmoid().numpy().ravel())
+    test = data["test"]
+    logits, distances = predict(model, test.scenes, device)
+    scores, detections = score(logits, distances, test.scenes, test.ids, threshold)
+    return Run(remedy, history, threshold, scores, detections)
+
+
+def _plain_table(rows: list[list[str]]) -> str:
+    lines = [list(COLUMNS), *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
+    )

@@ -20,6 +20,12 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+def _tower(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(WIDTH, width, 3, padding=1), nn.GroupNorm(8, width), nn.ReLU(inplace=True)
+    )
+
+
 class Detector(nn.Module):
     """Images (B, 3, H, W) to class logits (B, A, 10) and side distances (B, A, 4) in strides."""
 
@@ -29,17 +35,13 @@ class Detector(nn.Module):
         self.down8 = nn.Sequential(_block(32, 64, 2), _block(64, 64))
         self.down16 = nn.Sequential(_block(64, 96, 2), _block(96, 96))
         self.lateral = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in (32, 64, 96))
-        self.smooth = nn.ModuleList(_block(WIDTH, WIDTH) for _ in range(3))
-        self.tower = nn.Sequential(
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
-            nn.GroupNorm(8, WIDTH),
-            nn.ReLU(inplace=True),
-        )
+        self.class_tower = _tower(WIDTH)
+        self.side_tower = _tower(WIDTH // 2)
         self.classes = nn.Conv2d(WIDTH, NUM_CLASSES, 3, padding=1)
-        self.sides = nn.Conv2d(WIDTH, 4, 3, padding=1)
-        nn.init.normal_(self.classes.weight, std=0.01)
+        self.sides = nn.Conv2d(WIDTH // 2, 4, 3, padding=1)
+        for head in (self.classes, self.sides):
+            nn.init.normal_(head.weight, std=0.01)
         nn.init.constant_(self.classes.bias, ik.prior_bias(prior))
-        nn.init.normal_(self.sides.weight, std=0.01)
         nn.init.constant_(self.sides.bias, 0.5)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,11 +52,17 @@ class Detector(nn.Module):
         for i in (1, 0):
             levels[i] = levels[i] + nn.functional.interpolate(levels[i + 1], scale_factor=2.0)
         logits, sides = [], []
-        for smooth, level in zip(self.smooth, levels, strict=True):
-            features = self.tower(smooth(level))
-            logits.append(self.classes(features).permute(0, 2, 3, 1).flatten(1, 2))
-            sides.append(self.sides(features).permute(0, 2, 3, 1).flatten(1, 2))
+        for features in levels:
+            # The box head reads but does not shape the features: its loss has another scale, and
+            # a weight between the two would favour one class loss or another.
+            logits.append(_rows(self.classes(self.class_tower(features))))
+            sides.append(_rows(self.sides(self.side_tower(features.detach()))))
         return torch.cat(logits, 1), torch.cat(sides, 1).clamp(max=4.0).exp()
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """(B, K, H, W) to (B, H * W, K)."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def normalize(images: Tensor) -> Tensor:

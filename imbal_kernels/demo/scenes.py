@@ -13,8 +13,8 @@ from sklearn.model_selection import train_test_split
 
 SIZE = 128
 NUM_CLASSES = 10
-MIN_DIGIT, MAX_DIGIT = 13, 56
-MAX_DIGITS = 5
+MIN_DIGIT, MAX_DIGIT = 16, 48
+MAX_DIGITS = 7
 SPLITS = ("train", "val", "test")
 
 
@@ -108,7 +108,7 @@ def _apart(a: np.ndarray, b: np.ndarray, gap: float = 2.0) -> bool:
 
 
 def _scene(split: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image (SIZE, SIZE, 3) uint8 with its boxes (K, 4) and labels (K,), 1 <= K <= 5."""
+    """One image (SIZE, SIZE, 3) uint8 with its boxes (K, 4) and labels (K,); K >= 1."""
     image = _background(split, rng)
     pictures, digits = _digits(split)
     boxes: list[np.ndarray] = []

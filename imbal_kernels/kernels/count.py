@@ -9,6 +9,23 @@ from .launch import Launch, on_device
 BLOCK = 4096
 
 
+@triton.jit
+def _count_block(ptr, offsets, mask, num_classes, ignore_index, DENSE: tl.constexpr, POSITIVES: tl.constexpr):
+    target = tl.load(ptr + offsets, mask=mask)
+    if target.dtype.is_floating():
+        T: tl.constexpr = tl.float64 if target.dtype == tl.float64 else tl.float32
+        keep = target.to(T) != ignore_index.to(T)
+    else:
+        keep = target.to(tl.int64) != ignore_index
+    if POSITIVES:
+        keep = keep & (target > 0 if DENSE else target >= 0)
+        if not DENSE:
+            keep = keep & (target.to(tl.int64) < num_classes)
+    if mask is not None:
+        keep = keep & mask
+    return tl.sum(keep.to(tl.int32))
+
+
 @triton.jit(do_not_specialize=["numel", "num_classes", "ignore_index"])
 def _count_kernel(
     target_ptr, out_ptr, numel: tl.int64, num_classes: tl.int64, ignore_index: tl.int64,
@@ -17,18 +34,12 @@ def _count_kernel(
     """Integer atomics: any order of additions gives the same count."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     offsets = tl.arange(0, BLOCK)
-    mask = offsets < tl.minimum(numel - start, BLOCK).to(tl.int32)
-    target = tl.load(target_ptr + start + offsets, mask=mask, other=0)
-    if target.dtype.is_floating():
-        keep = mask & (target != ignore_index.to(tl.float64))
+    if start + BLOCK <= numel:  # a mask by element would split the vectors
+        count = _count_block(target_ptr + start, offsets, None, num_classes, ignore_index, DENSE, POSITIVES)
     else:
-        keep = mask & (target.to(tl.int64) != ignore_index)
-    if POSITIVES:
-        if DENSE:
-            keep = keep & (target > 0)
-        else:
-            keep = keep & (target >= 0) & (target.to(tl.int64) < num_classes)
-    tl.atomic_add(out_ptr, tl.sum(keep.to(tl.int32)).to(tl.int64))
+        mask = offsets < (numel - start).to(tl.int32)
+        count = _count_block(target_ptr + start, offsets, mask, num_classes, ignore_index, DENSE, POSITIVES)
+    tl.atomic_add(out_ptr, count.to(tl.int64), sem="relaxed")
 
 
 def plan(target, num_classes, ignore_index, dense, positives):

@@ -72,8 +72,8 @@ def soft(x, t, w, pos_weight, smoothing, gamma, KIND, TERMS: tl.constexpr, FAST:
         HUGE: tl.constexpr = 1e308
     else:
         e = nm.exp2(tl.abs(x) * -nm.LOG2E, FAST)
-        TINY: tl.constexpr = 2.0**-126
-        HUGE: tl.constexpr = 3e38
+        TINY: tl.constexpr = 2.0**-126  # type: ignore[no-redef]
+        HUGE: tl.constexpr = 3e38  # type: ignore[no-redef]
     large = nm.reciprocal(1.0 + e, FAST)
     small = e * large
     p = tl.where(x < 0, small, large)

@@ -9,17 +9,23 @@ from .launch import Launch, on_device
 BLOCK = 4096
 
 
+@triton.jit
+def _rescale_block(ptr, upstream, offsets, mask):
+    grad = tl.load(ptr + offsets, mask=mask)
+    tl.store(ptr + offsets, (grad.to(upstream.dtype) * upstream).to(grad.dtype), mask=mask)
+
+
 @triton.jit(do_not_specialize=["numel"])
 def _rescale_kernel(grad_ptr, upstream_ptr, numel: tl.int64, BLOCK: tl.constexpr):
     """grad *= upstream, decided on the device: nothing is touched when upstream is 1."""
     upstream = tl.load(upstream_ptr)
-    start = tl.program_id(0).to(tl.int64) * BLOCK
     if upstream != 1.0:
+        start = tl.program_id(0).to(tl.int64) * BLOCK
         offsets = tl.arange(0, BLOCK)
-        mask = offsets < tl.minimum(numel - start, BLOCK).to(tl.int32)
-        grad = tl.load(grad_ptr + start + offsets, mask=mask)
-        product = grad.to(upstream.dtype) * upstream
-        tl.store(grad_ptr + start + offsets, product.to(grad.dtype), mask=mask)
+        if start + BLOCK <= numel:  # a mask by element would split the vectors
+            _rescale_block(grad_ptr + start, upstream, offsets, None)
+        else:
+            _rescale_block(grad_ptr + start, upstream, offsets, offsets < (numel - start).to(tl.int32))
 
 
 def plan(grad: torch.Tensor, upstream: torch.Tensor) -> Launch:

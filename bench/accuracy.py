@@ -1,0 +1,146 @@
+"""How many digits survive: the sigmoid focal loss and its gradient in fp32 against 50 digits.
+
+    python -m bench.accuracy [--write docs/accuracy.md]
+
+Contestants, all in fp32 with alpha = 0.25: ours; torchvision's own function through autograd; and the
+formulas of the mmcv and apex kernels rewritten from the maths in `bench.peers`, evaluated op by op in
+PyTorch. Assumed of apex: no label smoothing, sigma = 1 / (1 + exp(-x)), softplus(-x) in its stable form,
+added to x for a negative; its kernel may fuse a multiply and an add where PyTorch rounds twice.
+An error counts only where the true value is a normal fp32 number.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import imbal_kernels as ik
+from bench import peers
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
+BANDS = ((20.0, 1.5e-6), (80.0, 1e-5))  # |x| up to, and the bound there over 1 + gamma
+SAMPLES = (-12.0, -16.0, -20.0)
+FLOAT = torch.finfo(torch.float32)
+
+Formula = Callable[[Tensor, bool, float], tuple[Tensor, Tensor]]
+
+
+def exact(x: float, positive: bool, gamma: float, alpha: float = peers.ALPHA) -> tuple[float, float]:
+    """Loss and gradient to 50 digits: with z = (1 - 2t) x and m = sigmoid(z), alpha_t m^gamma softplus(z)."""
+    import mpmath
+
+    with mpmath.workdps(50):
+        sign = -1 if positive else 1
+        z = mpmath.mpf(x) * sign
+        m, rest = 1 / (1 + mpmath.exp(-z)), 1 / (1 + mpmath.exp(z))
+        softplus = z + mpmath.log1p(mpmath.exp(-z)) if z > 0 else mpmath.log1p(mpmath.exp(z))
+        factor = m**gamma * (alpha if positive else 1 - alpha)
+        return float(factor * softplus), float(sign * factor * (m + gamma * rest * softplus))
+
+
+def ours(x: Tensor, positive: bool, gamma: float) -> tuple[Tensor, Tensor]:
+    return _by_autograd(lambda x, t: ik.sigmoid_focal_loss(x, t, peers.ALPHA, gamma), x, positive)
+
+
+def torchvision(x: Tensor, positive: bool, gamma: float) -> tuple[Tensor, Tensor]:
+    focal = peers.torchvision_focal_loss()
+    return _by_autograd(lambda x, t: focal(x, t, peers.ALPHA, gamma), x, positive)
+
+
+def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], x: Tensor, positive: bool) -> tuple[Tensor, Tensor]:
+    x = x[:, None].detach().requires_grad_()
+    loss = loss_of(x, torch.full_like(x, float(positive)))
+    loss.sum().backward()
+    return loss.detach()[:, 0], x.grad[:, 0]
+
+
+IMPLEMENTATIONS: dict[str, Formula] = {
+    "ours": ours,
+    "torchvision": torchvision,
+    "mmcv's formula": peers.mmcv_formula,
+    "apex's formula": peers.apex_formula,
+}
+
+
+def relative_error(got: Tensor, true: Tensor) -> Tensor:
+    """0 where the true value is not a normal fp32 number, infinite where NaN was got."""
+    normal = (true.abs() >= FLOAT.tiny) & (true.abs() <= FLOAT.max)
+    error = ((got.double() - true) / true).abs().nan_to_num(nan=math.inf)
+    return torch.where(normal, error, 0.0)
+
+
+def logits() -> Tensor:
+    """-80 to 80 in steps of 1/4, exact in fp32."""
+    return torch.arange(-320, 321) / 4
+
+
+def errors(gamma: float) -> dict[tuple[str, bool], tuple[Tensor, Tensor]]:
+    """The error of loss and gradient at every logit, by (implementation, positive)."""
+    x = logits()
+    found = {}
+    for positive in (False, True):
+        true = torch.tensor([exact(v, positive, gamma) for v in x.tolist()], dtype=torch.float64)
+        for name, formula in IMPLEMENTATIONS.items():
+            loss, grad = formula(x, positive, gamma)
+            found[name, positive] = relative_error(loss, true[:, 0]), relative_error(grad, true[:, 1])
+    return found
+
+
+def report() -> str:
+    x, by_gamma = logits(), {gamma: errors(gamma) for gamma in GAMMAS}
+    names = list(IMPLEMENTATIONS)
+    parts = [_HEAD.format(torch=torch.__version__, isa=peers.instruction_set())]
+    for index, quantity in enumerate(("loss", "gradient")):
+        parts.append(f"\n## Easy negatives: error of the {quantity}\n\nAt single logits, target 0, gamma = 2.\n")
+        negatives = [by_gamma[2.0][name, False][index] for name in names]
+        rows = [[f"{v:g}", *(_digits(error[x == v]) for error in negatives)] for v in SAMPLES]
+        parts.append(_table(["x", *names], rows))
+    for index, quantity in enumerate(("loss", "gradient")):
+        for edge, bound in BANDS:
+            parts.append(f"\n## Worst error of the {quantity}, |x| <= {edge:g}\n\nBoth targets.\n")
+            band = x.abs() <= edge
+            rows = []
+            for gamma, found in by_gamma.items():
+                worst = [torch.stack([found[n, t][index][band] for t in (False, True)]) for n in names]
+                rows.append([f"{gamma:g}", f"{(1 + gamma) * bound:.1e}", *map(_digits, worst)])
+            parts.append(_table(["gamma", "our bound", *names], rows))
+    return "\n".join(parts) + "\n"
+
+
+_HEAD = """# Accuracy of the sigmoid focal loss
+
+Relative error in fp32 against 50 digits, x from -80 to 80 in steps of 1/4, alpha = 0.25, wherever the true
+value is a normal fp32 number. From 1 up no digit is right (1.0e+00 most often: the value came out as 0); NaN is
+no number at all. Our bound is (1 + gamma) times 1.5e-6 for |x| <= 20 and 1e-5 for |x| <= 80.
+
+Written by `python -m bench.accuracy --write docs/accuracy.md` with torch {torch}, instruction set {isa}. Other
+instruction sets and versions round differently: digits may change, the bounds hold. What was assumed of mmcv
+and apex stands in `bench/accuracy.py`.
+"""
+
+
+def _digits(error: Tensor) -> str:
+    worst = error.max().item()
+    return f"{worst:.1e}" if math.isfinite(worst) else "NaN"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FILE")
+    file = parser.parse_args().write
+    text = report()
+    if file:
+        file.write_text(text)
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Figures of the report, as PNG data in base64."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .evaluate import Curve, Detections
+from .remedies import Remedy
+from .scenes import Scenes
+from .train import History
+
+TRUTH_COLOR = "#18a558"
+
+
+def encode(figure: Figure, dpi: int = 110) -> str:
+    """A figure as a data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _axes(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def learning_curves(runs: Sequence[tuple[Remedy, History]]) -> str:
+    """Validation AP of the outputs against the step, one line a run."""
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for remedy, history in runs:
+        axes.plot(
+            history.steps, history.val_ap, "o-", ms=4, color=remedy.color, label=remedy.name
+        )
+    _axes(axes, "Average precision on validation scenes", "training step", "AP of the outputs")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return encode(figure)
+
+
+def precision_recall(runs: Sequence[tuple[Remedy, Curve, Curve]]) -> str:
+    """Two panels, outputs and boxes, one (recall, precision) line a run."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, title, which in zip(panels, ("Outputs", "Boxes, IoU ≥ 0.5"), (1, 2), strict=True):
+        for run in runs:
+            recall, precision = _thin(run[which])
+            axes.plot(recall, precision, color=run[0].color, label=run[0].name)
+        _axes(axes, title, "recall", "precision")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    panels[0].legend(frameon=False)
+    return encode(figure)
+
+
+def _thin(curve: Curve, points: int = 2000) -> Curve:
+    """At most `points` of a curve, spread evenly over recall."""
+    recall, precision = curve
+    if len(recall) <= points:
+        return curve
+    order = np.argsort(recall, kind="stable")
+    wanted = np.searchsorted(recall[order], np.linspace(0, recall.max(), points))
+    chosen = order[np.unique(wanted.clip(max=len(order) - 1))]
+    return recall[chosen], precision[chosen]
+
+
+def pictures(
+    scenes: Scenes,
+    rows: Sequence[int],
+    runs: Sequence[tuple[Remedy, Sequence[Detections], float]],
+) -> str:
+    """A row a scene: the truth, then what each run detects at or above its threshold."""
+    width = 1 + len(runs)
+    figure = Figure(figsize=(2.75 * width, 2.75 * len(rows) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows), width, squeeze=False)
+    for line, (axes_row, n) in enumerate(zip(grid, rows, strict=True)):
+        for axes in axes_row:
+            axes.imshow(scenes.images[n].permute(1, 2, 0).numpy(), interpolation="bilinear")
+            axes.set_axis_off()
+        if line == 0:
+            axes_row[0].set_title("truth", color=TRUTH_COLOR)
+        for box, label in zip(scenes.boxes[n].tolist(), scenes.labels[n].tolist(), strict=True):
+            _draw(axes_row[0], box, str(label), TRUTH_COLOR)
+        for axes, (remedy, detections, threshold) in zip(axes_row[1:], runs, strict=True):
+            if line == 0:
+                axes.set_title(f"{remedy.name}, p ≥ {threshold:.2f}", color=remedy.color)
+            boxes, labels, scores = detections[n]
+            for i in (scores >= threshold).nonzero()[:, 0].tolist():
+                _draw(axes, boxes[i].tolist(), str(int(labels[i])), remedy.color)
+    return encode(figure, dpi=90)
+
+
+def _draw(axes: Axes, box: Sequence[float], text: str, color: str) -> None:
+    x1, y1, x2, y2 = box
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=1.8))
+    label = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
+    axes.text(
+        x1, y1, text, color="white", fontsize=8, va="bottom", bbox=label, clip_on=True
+    )
