@@ -118,8 +118,7 @@ no number at all. Our bound is (1 + gamma) times 1.5e-6 for |x| <= 20 and 1e-5 f
 
 Written by `python -m bench.accuracy --write docs/accuracy.md` with torch {torch}, instruction set {isa}. Other
 instruction sets and versions round differently: digits may change, the bounds hold. What was assumed of mmcv
-and apex stands in `bench/accuracy.py`.
-"""
+and apex stands in `bench/accuracy.py`."""
 
 
 def _digits(error: Tensor) -> str:

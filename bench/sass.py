@@ -95,6 +95,7 @@ CASES = {
     "focal bf16 general gamma": _case(gamma=2.7, dtype=BF16),
     "bce fp32 C=80": _case(gamma=0.0),
     "focal fp32 (C,) weight": _case(weight=(1, 80)),
+    "focal fp32 C=1203 (C,) weight": _case(TAIL, classes=1203, weight=(1, 1203)),
     "focal fp32 elementwise": _case(loss=sigmoid.ELEMENTWISE, upstream=(ROWS, 80)),
     "focal fp32 C=4": _case(None, classes=4),
     "focal fp32 dense bool": _case(target=torch.bool, dense=True),
@@ -230,7 +231,8 @@ def main() -> None:
         for arch in options.arch:
             r = report(name, arch)
             instructions = "-" if r.instructions is None else f"{r.instructions:.2f}"
-            print(f"{name:38}{arch:>5}{instructions:>11}{r.mufu:>7.2f}{r.registers:>6}{r.spills:>8}  {r.loads} {r.stores}")
+            row = f"{name:38}{arch:>5}{instructions:>11}{r.mufu:>7.2f}{r.registers:>6}{r.spills:>8}"
+            print(f"{row}  {r.loads} {r.stores}")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,17 @@ DEMO_EXTRA = ("sklearn", "matplotlib", "tqdm")
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="python -m imbal_kernels", description="Losses for imbalanced data.")
+    parser = argparse.ArgumentParser(
+        prog="python -m imbal_kernels", description="Losses for imbalanced data."
+    )
     parser.add_argument("--version", action="version", version=f"imbal_kernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    commands.add_parser("doctor", help="say what this installation can do, and what to do about what it can't")
-    demo = commands.add_parser("demo", help="train with and without the remedies for imbalance, and draw the outcome")
+    commands.add_parser(
+        "doctor", help="say what this installation can do, and what to do about what it can't"
+    )
+    demo = commands.add_parser(
+        "demo", help="train with and without the remedies for imbalance, and draw the outcome"
+    )
     if argv[:1] == ["demo"]:
         return _demo(parser, demo, argv)
     if parser.parse_args(argv).command == "doctor":
@@ -24,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2  # as for any other call that argparse can't read
 
 
-def _demo(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: list[str]) -> int:
+def _demo(
+    parser: argparse.ArgumentParser, command: argparse.ArgumentParser, argv: list[str]
+) -> int:
     # Imported on demand: its dependencies are an extra.
     try:
         from imbal_kernels import demo
@@ -35,7 +43,10 @@ def _demo(parser: argparse.ArgumentParser, command: argparse.ArgumentParser, arg
         package = (error.name or "").partition(".")[0]
         if package not in DEMO_EXTRA:
             raise
-        print(f"the demo needs {package}, which is not installed: `pip install imbal_kernels[demo]`", file=sys.stderr)
+        print(
+            f"the demo needs {package}, which is not installed: `pip install imbal_kernels[demo]`",
+            file=sys.stderr,
+        )
         return 1
 
 

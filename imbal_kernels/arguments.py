@@ -13,7 +13,6 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-NUMBERS: tuple[type, ...] = (Real, torch.SymFloat, torch.SymInt)
 NORMALIZERS = ("positives", "positives_per_image")
 
 
@@ -84,7 +83,7 @@ def sigmoid_problem(
     alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
     weights = None if weight is None else _weight(weight, input, input_name, dtype)
     pos_weights = None if pos_weight is None else _pos_weight(pos_weight, input, input_name, dtype)
-    rows = input.reshape(-1, classes) if input.numel() else input.reshape(-1 if classes else 0, max(classes, 1))
+    rows = input.reshape(-1, classes)
     flat_target = target.reshape(rows.shape if dense else (rows.shape[0],))
     flat_target = flat_target.contiguous()
 
@@ -140,10 +139,10 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, (bool, Tensor)) or not isinstance(value, NUMBERS):
+def _number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
-    if not low <= value <= high or math.isinf(value):
+    if not low <= value <= high or math.isinf(value):  # type: ignore[operator]  # Real has no order in typeshed
         bound = "finite" if math.isinf(low) else "at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         raise ValueError(f"{name} must be {bound}, got {value}")
 

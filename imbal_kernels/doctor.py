@@ -1,11 +1,10 @@
 """What this installation can do, and what to do about what it can't.
 
-A probe returns findings and may fail in any way: an exception is a finding too. "note" is a fallback
+A probe yields findings and may fail in any way: an exception is a finding too. "note" is a fallback
 or a thing worth knowing; only "broken" makes the exit code 1.
 """
 
 import ctypes
-import importlib.metadata
 import os
 import platform
 import re
@@ -22,7 +21,9 @@ from imbal_kernels.ops import backends
 
 OK, NOTE, BROKEN = "ok", "note", "broken"
 TORCH, TRITON = (2, 10), (3, 6)  # the oldest supported
-TOLERANCE = 1e-5  # of a float32 loss and gradient against the float64 reference; they keep below 5e-6
+TOLERANCE = (
+    1e-5  # of a float32 loss and gradient against the float64 reference; they keep below 5e-6
+)
 REINSTALL = "`pip install --no-build-isolation --force-reinstall --no-deps .` in a checkout"
 GET_TORCH = "https://pytorch.org/get-started/locally/"
 
@@ -42,7 +43,7 @@ def main() -> int:
         if advice:
             print(f"{'':<8}{'':<16}-> {advice}")
     broken = [f.subject for f in found if f.status == BROKEN]
-    print(f"Broken: {', '.join(broken)}." if broken else "All that is installed works.")
+    print(f"Broken: {', '.join(broken)}." if broken else "Nothing is broken.")
     return 1 if broken else 0
 
 
@@ -73,10 +74,11 @@ def _versions() -> Iterator[Finding]:
     if backends.triton_missing():
         yield Finding(OK, "triton", "not installed; only a GPU needs it")
         return
-    triton = importlib.metadata.version("triton")
-    old_triton = _older(triton, TRITON)
+    import triton
+
+    old_triton = _older(triton.__version__, TRITON)
     advice = f"triton >= {_dotted(TRITON)} is needed: `pip install -U triton`" if old_triton else ""
-    yield Finding(BROKEN if old_triton else OK, "triton", triton, advice)
+    yield Finding(BROKEN if old_triton else OK, "triton", triton.__version__, advice)
 
 
 def _environment() -> Iterator[Finding]:
@@ -84,12 +86,14 @@ def _environment() -> Iterator[Finding]:
         yield Finding(
             NOTE,
             "environment",
-            "IMBAL_KERNELS_CHECK is set: targets on a GPU are checked at every call, which synchronises",
+            "IMBAL_KERNELS_CHECK is set: every call on a GPU checks its targets and waits for it",
             "unset it to train at full speed",
         )
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         advice = "unset it to run Triton kernels on the GPU"
-        yield Finding(NOTE, "environment", "TRITON_INTERPRET is set: Triton interprets, slowly", advice)
+        yield Finding(
+            NOTE, "environment", "TRITON_INTERPRET is set: Triton interprets, slowly", advice
+        )
 
 
 def _cpu() -> Iterator[Finding]:
@@ -98,12 +102,14 @@ def _cpu() -> Iterator[Finding]:
         capability = torch.ops.imbal_kernels._cpu_capability("")
         yield Finding(OK, "cpu", f"C++ kernels, {capability}, {torch.get_num_threads()} threads")
         return
-    text = f"PyTorch reference, right but slow: the C++ library is not loaded: {reason}"
+    text = f"PyTorch reference, right but slow. The C++ library is not loaded: {reason}"
     compiler = os.environ.get("CXX", "c++")
     if any(Path(ik.__file__).parent.glob("_C*.so")):
         yield Finding(BROKEN, "cpu", text, f"build it again for this PyTorch: {REINSTALL}")
     elif shutil.which(compiler):
-        yield Finding(NOTE, "cpu", text, f"{compiler} is here now: {REINSTALL}, with -v to see what it says")
+        yield Finding(
+            NOTE, "cpu", text, f"{compiler} is on the path: {REINSTALL}; with -v it shows the build"
+        )
     else:
         advice = f"no {compiler} on the path: install one (`apt install g++`), then {REINSTALL}"
         yield Finding(NOTE, "cpu", text, advice)
@@ -124,10 +130,12 @@ def _cuda() -> Iterator[Finding]:
         text = f"the driver (up to CUDA {driver}) is not used: this PyTorch is built without CUDA"
         yield Finding(NOTE, "cuda", text, f"for a GPU install a CUDA build: {GET_TORCH}")
     else:
-        text = f"PyTorch is built for CUDA {torch.version.cuda}, the driver goes up to {driver}, and no GPU is usable"
-        reasons = "; ".join(str(w.message).splitlines()[0] for w in said)
-        advice = "check `nvidia-smi` and CUDA_VISIBLE_DEVICES; a driver older than the build needs an update"
-        yield Finding(NOTE, "cuda", f"{text}: {reasons}" if reasons else text, advice)
+        text = f"no usable GPU; PyTorch's CUDA is {torch.version.cuda}, the driver's {driver}"
+        reasons = [str(w.message).partition("\n")[0] for w in said]
+        advice = (
+            "look at `nvidia-smi` and CUDA_VISIBLE_DEVICES; update a driver older than the build"
+        )
+        yield Finding(NOTE, "cuda", ": ".join([text, *reasons]), advice)
     yield Finding(OK, "other devices", "PyTorch reference")
 
 
@@ -137,7 +145,9 @@ def _gpu(index: int) -> Finding:
     missing = backends.triton_missing()
     if missing is None:
         return Finding(OK, f"cuda:{index}", f"{hardware}: Triton kernels")
-    return Finding(NOTE, f"cuda:{index}", f"{hardware}: PyTorch reference, right but slow: {missing}")
+    return Finding(
+        NOTE, f"cuda:{index}", f"{hardware}: PyTorch reference, right but slow: {missing}"
+    )
 
 
 def _driver_cuda() -> str | None:
@@ -155,7 +165,7 @@ def _self_checks() -> Iterator[Finding]:
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     advice = {
         "cpu": f"the library does not fit this PyTorch or is damaged: {REINSTALL}",
-        "cuda": "Triton needs a C compiler and Python's headers at run time; is the GPU sm_80 or newer?",
+        "cuda": "Triton needs a C compiler and Python's headers at run time, and a GPU from sm_80 on",
     }
     for device in devices:
         subject, remedy = f"check {device}", advice[device.partition(":")[0]]
@@ -179,7 +189,11 @@ def disagreement(device: str) -> float:
     def values(family: Any, dtype: torch.dtype, device: str) -> torch.Tensor:
         inputs = logits.to(device, dtype).requires_grad_()
         loss = family.sigmoid_focal_loss(
-            inputs, ids.to(device), reduction="sum", weight=weight.to(device), normalizer="positives"
+            inputs,
+            ids.to(device),
+            reduction="sum",
+            weight=weight.to(device),
+            normalizer="positives",
         )
         (grad,) = torch.autograd.grad(loss, inputs)
         return torch.cat([loss.detach()[None], grad.flatten()]).double().cpu()

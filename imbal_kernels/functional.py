@@ -61,9 +61,9 @@ def sigmoid_focal_loss(
 
     Example:
         >>> import torch, imbal_kernels as ik
-        >>> logits = torch.tensor([[2.197225], [0.0], [-2.197225]])  # p_t = 0.9, 0.5, 0.1
-        >>> ik.sigmoid_focal_loss(logits, torch.ones(3, 1), alpha=-1).flatten()
-        tensor([0.0011, 0.1733, 1.8651])
+        >>> logits = torch.tensor([[0.0], [-2.197225]])  # p_t = 0.5, 0.1
+        >>> ik.sigmoid_focal_loss(logits, torch.ones(2, 1), alpha=-1).flatten()
+        tensor([0.1733, 1.8651])
     """
     problem = sigmoid_problem(
         "inputs", "targets", inputs, targets, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,

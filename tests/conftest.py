@@ -75,8 +75,8 @@ def _assert_within(actual, expected, tolerance, terms=None):
     info = torch.finfo(actual.dtype)
     allowed = tolerance * (expected.abs() if terms is None else terms)
     allowed = allowed + expected.abs() * info.eps / 2 + info.smallest_normal * info.eps
-    if actual.dtype == torch.float32:
-        allowed = allowed + info.smallest_normal  # the bound holds for normal numbers
+    if actual.dtype in (torch.float32, torch.bfloat16):
+        allowed = allowed + info.smallest_normal  # the bound holds for normal fp32 numbers
     error = (actual.double() - expected).abs()
     bad = ~(error <= allowed)
     assert actual.shape == expected.shape

@@ -35,7 +35,7 @@ def background(x, target, w, pos_weight, smoothing, gamma, KIND, TERMS: tl.const
     tail = nm.minus_log1m(nm.minimum(p, q, FAST), TERMS)
     softplus = tail + tl.maximum(x, 0.0)
     if KIND == GENERAL:
-        opposite = tail + tl.maximum(-x, 0.0)
+        opposite = tail - tl.minimum(x, 0.0)
         power = w * nm.exp_of_product(opposite, gamma * nm.LOG2E, FAST)
     else:
         power = nm.times_power(w, p, KIND, FAST)
@@ -80,7 +80,7 @@ def soft(x, t, w, pos_weight, smoothing, gamma, KIND, TERMS: tl.constexpr, FAST:
     q = tl.where(x < 0, large, small)
     tail = nm.minus_log1m(small, TERMS)
     up = tail + tl.maximum(x, 0.0)
-    down = tail + tl.maximum(-x, 0.0)
+    down = tail - tl.minimum(x, 0.0)
 
     s = smoothing.to(x.dtype)
     weight_down = pos_weight * (t * (1.0 - s) + 0.5 * s)

@@ -103,7 +103,7 @@ def exp_of_product(u, factor, FAST: tl.constexpr):
         return tl.exp2(-u * factor)
     high = (factor * (1.0 - 2.0**-22)).to(tl.float32)
     low = (factor - high.to(tl.float64)).to(tl.float32)
-    return exp2(tl.fma(-u, high, -u * low), FAST)
+    return exp2(tl.fma(u, -high, u * -low), FAST)
 
 
 @triton.jit

@@ -9,8 +9,10 @@ from .launch import Launch, interpreted, on_device
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 # itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
 TILE = {2: (128, 8), 4: (128, 7), 8: (64, 1)}
-MIXED_TILES = 2  # at most, where a tile's targets differ within a row: they take registers too
+MIXED_TILES = 2  # at most, where a tile holds targets of its own
+WEIGHTED_TILES = 4  # at most, where it holds weights by element
 SUM_BLOCK = 1024
+BY_ELEMENT = (operands.PER_CLASS.value, operands.FULL.value)
 
 
 def _mode(tensor: torch.Tensor | None, shape: tuple[int, int]) -> int:
@@ -49,6 +51,16 @@ def _terms(itemsize: int, kind: int) -> int:
     return 7 if kind >= 2 else 8
 
 
+def _formula(target: torch.Tensor, span: int, label_smoothing: float):
+    """(formula, formula of the positives where they are patched in, what the formula's targets are)"""
+    dense = target.dim() == 2
+    if label_smoothing != 0 or (dense and target.is_floating_point()):
+        return formulas.soft, None, "soft"
+    if dense or span == streaming.MANY_ROWS.value:
+        return formulas.hard, None, "hard"
+    return formulas.background, formulas.positive, "background"
+
+
 def plan(
     input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
     label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
@@ -62,17 +74,15 @@ def plan(
         target = target.view(torch.uint8)
     kind, span = _kind(gamma), _span(classes)
     vectors, tiles = TILE[itemsize]
-    patches = 0
-    if label_smoothing != 0 or (dense and target.is_floating_point()):
-        formula, targets = formulas.soft, "soft"
-    elif dense or span == streaming.MANY_ROWS.value:
-        formula, targets = formulas.hard, "hard"
-    else:
-        formula, targets = formulas.background, "background"
-        patches = triton.cdiv(vectors * tiles * 16 // classes + 2, vectors)
-    if not patches:
+    formula, positive, targets = _formula(target, span, label_smoothing)
+    weights = (weight, pos_weight, alpha_per_class)
+    if positive is None:
         tiles = min(tiles, MIXED_TILES)
-    programs = triton.cdiv(numel, vectors * tiles * 16)
+    elif any(_mode(tensor, input.shape) in BY_ELEMENT for tensor in weights):
+        tiles = min(tiles, WEIGHTED_TILES)
+    block = vectors * tiles * 16
+    patches = triton.cdiv(block // classes + 2, vectors) if positive is not None else 0
+    programs = triton.cdiv(numel, block)
     alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
     log2_classes = classes.bit_length() - 1
 
@@ -87,10 +97,11 @@ def plan(
     args = dict(
         x_ptr=input, target_ptr=target, weight_ptr=weight, pos_weight_ptr=pos_weight, alpha_ptr=alpha_per_class,
         scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial if loss_mode else None,
-        grad_ptr=grad if want_grad else None, numel=numel, C=classes, multiplier=(1 << 31 + log2_classes) // classes + 1,
-        shift=log2_classes, row_multiplier=(1 << 63) // classes + 1, ignore_index=ignore_index,
+        grad_ptr=grad if want_grad else None, numel=numel, C=classes, ignore_index=ignore_index,
+        # Quotients by C are multiplications in the kernel.
+        multiplier=(1 << 31 + log2_classes) // classes + 1, shift=log2_classes, row_multiplier=(1 << 63) // classes + 1,
         alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
-        FORMULA=formula, POSITIVE=formulas.positive if patches else None, TARGETS=targets, KIND=kind, DENSE=dense,
+        FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind, DENSE=dense,
         WEIGHT=_mode(weight, input.shape), POS_WEIGHT=_mode(pos_weight, input.shape),
         ALPHA=_mode(alpha_per_class, input.shape), UPSTREAM=_mode(upstream, input.shape), LOSS=loss_mode,
         SPAN=span, PATCHES=patches, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),

@@ -13,7 +13,6 @@ import triton.language as tl
 
 from . import numerics as nm
 from .operands import (
-    FULL,
     NONE,
     SCALAR,
     class_of_row,
@@ -83,7 +82,9 @@ def _tile(
     if not DENSE:
         target = nm.like(target + tl.zeros_like(offsets), x, FAST)
     in_first = offsets >= 0
-    if SPAN != MANY_ROWS:
+    if SPAN == ONE_ROW:
+        col = col + lane
+    elif SPAN == TWO_ROWS:
         in_first = nm.like(lane + tl.zeros_like(offsets), x, FAST) < left
         col = tl.where(in_first, col + lane, lane - left)
     weight = optional_two_rows(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)

@@ -43,7 +43,7 @@ def has_kernels(tensor: Tensor) -> bool:
 @functools.cache
 def _warn(device: str, reason: str) -> None:
     warnings.warn(
-        f"imbal_kernels runs on its PyTorch reference on {device}, which is right but slow: {reason}", stacklevel=5
+        f"imbal_kernels runs on its PyTorch reference on {device}, which is right but slow: {reason}", stacklevel=2
     )
 
 

@@ -31,7 +31,20 @@ def check(x, ids):
 
 
 # One element off a block of 256 on either side; rows that begin and end inside programs; one long row.
-SIZES = [(1, 1), (255, 1), (256, 1), (257, 1), (3, 17), (16, 16), (17, 16), (6, 48), (17, 31), (64, 5), (1, 1203), (2, 399)]
+SIZES = [
+    (1, 1),
+    (255, 1),
+    (256, 1),
+    (257, 1),
+    (3, 17),
+    (16, 16),
+    (17, 16),
+    (6, 48),
+    (17, 31),
+    (64, 5),
+    (1, 1203),
+    (2, 399),
+]
 
 
 @pytest.mark.parametrize("size", ((190, 80), (170, 91)))

@@ -1,0 +1,58 @@
+"""Without a compiler the package installs, runs on the reference, and says so once."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import imbal_kernels as ik
+from imbal_kernels.ops import backends
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    monkeypatch.setattr(backends, "cpu_library", lambda: "it was not built")
+    backends._warn.cache_clear()
+    yield
+    backends._warn.cache_clear()
+
+
+def test_reference_takes_over_and_says_so_once(no_library):
+    x = torch.randn(7, 5, requires_grad=True)
+    ids = torch.tensor([0, 4, -1, 5, -100, 2, 3])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            loss = ik.sigmoid_focal_loss(x, ids, reduction="sum", normalizer="positives")
+    assert [str(w.message) for w in seen] == [
+        "imbal_kernels runs on its PyTorch reference on cpu, which is right but slow: it was not built"
+    ]
+    loss.backward()
+    expected = ik.reference.sigmoid_focal_loss(x.detach(), ids, reduction="sum", normalizer="positives")
+    assert torch.equal(loss, expected)
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.filterwarnings("ignore:imbal_kernels runs on its PyTorch reference")
+def test_bad_labels_are_still_errors(no_library):
+    with pytest.raises(ValueError, match="target 9 at row 1 is out of range: class ids are 0 to 4"):
+        ik.sigmoid_focal_loss(torch.zeros(3, 5), torch.tensor([0, 9, 12]))
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 1\] or ignore_index"):
+        ik.sigmoid_focal_loss(torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+
+
+def test_build_without_a_compiler_succeeds(tmp_path):
+    broken = {"CC": "/bin/false", "CXX": "/bin/false"}
+    command = ["setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | broken, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the C++ extension was not built" in done.stderr
+    assert not list(tmp_path.rglob("*.so"))

@@ -1,0 +1,109 @@
+"""Every instruction set of the CPU library that this machine has: the same accuracy, the same answers."""
+
+import warnings
+
+import pytest
+import torch
+
+import imbal_kernels as ik
+from imbal_kernels.ops import backends
+
+NAMES = ["portable", "avx2", "avx512"]
+select = torch.ops.imbal_kernels._cpu_capability
+
+
+def has(name):
+    current = select("")
+    try:
+        select(name)
+    except RuntimeError:
+        return False
+    select(current)
+    return True
+
+
+assert backends.cpu_library() is None, backends.cpu_library()  # loaded on first use
+AVAILABLE = [name for name in NAMES if has(name)]
+
+
+@pytest.fixture(params=AVAILABLE)
+def instruction_set(request):
+    current = select("")
+    assert select(request.param) == request.param
+    yield request.param
+    assert select("") == request.param
+    select(current)
+
+
+def test_which_ones_this_machine_runs():
+    """Every one is compiled; those the machine lacks are named, not skipped in silence."""
+    assert select("") in AVAILABLE and "portable" in AVAILABLE
+    for name in set(NAMES) - set(AVAILABLE):
+        with pytest.raises(RuntimeError, match=f"this machine does not have {name}"):
+            select(name)
+        warnings.warn(f"{name} kernels were compiled but not run: this machine does not have {name}", stacklevel=1)
+    with pytest.raises(RuntimeError):
+        select("sse")
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 3, 2.7, 5])
+@pytest.mark.parametrize("largest", [20, 80])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_accuracy(dtype, largest, gamma, instruction_set, exact, assert_within, bound):
+    x = torch.linspace(-largest, largest, 5003).to(dtype)[:, None].repeat(1, 3).requires_grad_()
+    for t in (torch.tensor([0.0, 1.0, 0.3]).expand(5003, 3), torch.tensor([0, 1, 2]).repeat(1668)[:5003]):
+        loss = ik.sigmoid_focal_loss(x, t, gamma=gamma)
+        (grad,) = torch.autograd.grad(loss.sum(), x)
+        values = t if t.dim() == 2 else torch.nn.functional.one_hot(t, 3)
+        expected = exact(x, values, gamma=gamma)
+        tolerance = bound(gamma, dtype, largest)
+        assert_within(loss.detach(), expected.loss, tolerance)
+        assert_within(grad, expected.grad, tolerance, expected.terms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 8, 9, 16, 17, 31, 80, 91])
+def test_classes_and_remainders(classes, dtype, instruction_set, exact, assert_within, bound):
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(37, classes, generator=generator) * 4).to(dtype).requires_grad_()
+    ids = torch.arange(37) % (classes + 3) - 1
+    ids[ids > classes] = -100
+    weight, pos_weight = torch.rand(37, 1, generator=generator), torch.rand(classes, generator=generator) * 3
+    loss = ik.sigmoid_focal_loss(x, ids, reduction="sum", weight=weight, pos_weight=pos_weight, label_smoothing=0.1)
+    (grad,) = torch.autograd.grad(loss, x)
+    kept = (ids != -100)[:, None].double()
+    values = (ids[:, None] == torch.arange(classes)).double()
+    expected = exact(x, values, weight=weight * kept, pos_weight=pos_weight, label_smoothing=0.1)
+    assert_within(loss.detach(), expected.loss.sum(), bound(2, dtype))
+    assert_within(grad, expected.grad, bound(2, dtype), expected.terms)
+
+
+def test_special_values(instruction_set):
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([nan, inf, -inf, 1e38, -1e38, 100, -100] * 9)[:, None].requires_grad_()
+    loss = ik.sigmoid_focal_loss(x, torch.zeros_like(x), alpha=-1)
+    (grad,) = torch.autograd.grad(loss.sum(), x)
+    expected = torch.tensor([nan, inf, 0, 1e38, 0, 100, 0] * 9)[:, None]
+    torch.testing.assert_close(loss.detach(), expected, equal_nan=True, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad, torch.tensor([nan, 1, 0, 1, 0, 1, 0] * 9)[:, None], equal_nan=True)
+
+
+def test_same_bits_for_any_number_of_threads(instruction_set):
+    x = torch.randn(40_009, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    ids = torch.arange(40_009) % 6
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            loss = ik.sigmoid_focal_loss(x, ids, reduction="mean")
+            results.append((loss, *torch.autograd.grad(loss, x)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_bad_row(instruction_set):
+    ids = torch.zeros(1000, dtype=torch.int32)
+    ids[[613, 614]] = 77
+    with pytest.raises(ValueError, match="target 77 at row 613"):
+        ik.sigmoid_focal_loss(torch.zeros(1000, 3), ids)

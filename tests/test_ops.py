@@ -1,0 +1,117 @@
+"""The raw ops as PyTorch sees them: opcheck, torch.compile, torch.func."""
+
+import pytest
+import torch
+
+import imbal_kernels as ik
+from imbal_kernels.ops import sigmoid as ops
+
+raw = torch.ops.imbal_kernels
+LOSSES = {
+    "focal": lambda x, t: ik.sigmoid_focal_loss(x, t, reduction="mean"),
+    "focal, none": lambda x, t: ik.sigmoid_focal_loss(x, t),
+    "focal, positives": lambda x, t: ik.sigmoid_focal_loss(x, t, gamma=1.5, reduction="sum", normalizer="positives"),
+    "bce": lambda x, t: ik.binary_cross_entropy_with_logits(x, t, pos_weight=torch.full((5,), 2.0, device=x.device)),
+    "focal module": ik.SigmoidFocalLoss(reduction="sum", label_smoothing=0.1),
+    "bce module": ik.BCEWithLogitsLoss(),
+}
+
+
+def problem(device, n=33, kind="ids", dtype=torch.float32):
+    x = torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).to(device, dtype).requires_grad_()
+    ids = torch.arange(n, device=device) % 7 - 1
+    return x, ids if kind == "ids" else (ids[:, None] == torch.arange(5, device=device)).float()
+
+
+@pytest.mark.parametrize("mode", [ops.NO_LOSS, ops.ELEMENTWISE, ops.SUM])
+@pytest.mark.parametrize("want_grad", [False, True])
+@pytest.mark.parametrize("kind", ["ids", "dense"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_opcheck_of_sigmoid_loss(dtype, kind, want_grad, mode, device):
+    x, t = problem(device, kind=kind, dtype=dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    weight, scale = torch.rand(33, 1, device=device, dtype=wide), torch.tensor(0.5, device=device, dtype=wide)
+    upstream = torch.tensor(2.0, device=device, dtype=wide) if mode == ops.NO_LOSS else None
+    arguments = (x.detach(), t, weight, None, None, scale, upstream, 0.25, 2.0, 0.1, 1.0, -100, mode, want_grad, False)
+    torch.library.opcheck(raw.sigmoid_loss.default, arguments)
+
+
+@pytest.mark.parametrize("positives", [False, True])
+def test_opcheck_of_the_small_ops(positives, device):
+    x, ids = problem(device)
+    torch.library.opcheck(raw.count_targets.default, (ids, 5, -100, False, positives))
+    torch.library.opcheck(raw.count_targets.default, ((x > 0).float().detach(), 5, -100, True, positives))
+    torch.library.opcheck(raw.rescale_.default, (x.detach().clone(), torch.tensor(2.0, device=device)))
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_count_targets(kind, device):
+    ids = torch.tensor([0, 1, 4, 5, 6, 100], device=device, dtype=kind)
+    assert ops.count_targets(ids, 5, 1, False, False) == 5
+    assert ops.count_targets(ids, 5, 1, False, True) == 2
+    dense = torch.tensor([[0, 1, 100]], device=device, dtype=kind)
+    assert ops.count_targets(dense, 3, 100, True, False) == 2
+    assert ops.count_targets(dense, 3, 100, True, True) == 1
+    assert ops.count_targets(ids[:0], 5, 1, False, True) == 0
+
+
+def compare(function, compiled, x, t):
+    expected, actual = function(x, t), compiled(x, t)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+    (expected_grad,) = torch.autograd.grad(expected.sum() * 3, x)
+    (grad,) = torch.autograd.grad(actual.sum() * 3, x)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ids", "dense"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_compile(name, kind, device):
+    """Through AOTAutograd, which is where an op that breaks the graph or lies about its outputs shows."""
+    torch._dynamo.reset()
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")
+    x, t = problem(device, kind=kind)
+    compare(LOSSES[name], compiled, x, t)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, t), LOSSES[name](x, t), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name, backend", [*((name, "aot_eager") for name in LOSSES), ("focal", "inductor")])
+def test_compiles_no_more_when_n_changes(name, backend, device):
+    """Once for the first size and once for any size; the logits come out of a layer, as they do in training."""
+    torch._dynamo.reset()
+
+    def function(x, t):
+        return LOSSES[name](x * 2, t)
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    for n in (8, 16):
+        compare(function, compiled, *problem(device, n))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for n in (24, 100):
+            compare(function, compiled, *problem(device, n))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_func_grad_and_vmap(name, device):
+    x, t = problem(device)
+    loss = LOSSES[name]
+    (expected,) = torch.autograd.grad(loss(x, t).sum(), x)
+    x = x.detach()
+    grad = torch.func.grad(lambda x: loss(x, t).sum())(x)
+    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-8)
+    batch, targets = x[:32].view(4, 8, 5), t[:32].view(4, 8)
+    mapped = torch.func.vmap(loss)(batch, targets)
+    torch.testing.assert_close(mapped, torch.stack([loss(x, t) for x, t in zip(batch, targets, strict=True)]))
+    mapped = torch.func.vmap(torch.func.grad(lambda x, t: loss(x, t).sum()))(batch, targets)
+    torch.testing.assert_close(mapped[1], torch.func.grad(lambda x: loss(x, targets[1]).sum())(batch[1]))
+
+
+def test_fakes_have_the_right_shapes(device):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.zeros(7, 3, device=device, dtype=torch.bfloat16, requires_grad=True)
+        loss = ik.sigmoid_focal_loss(x, torch.zeros(7, device=device, dtype=torch.long), reduction="mean")
+        assert loss.shape == () and loss.dtype == torch.float32
+        (grad,) = torch.autograd.grad(loss, x)
+        assert grad.shape == (7, 3) and grad.dtype == torch.bfloat16
