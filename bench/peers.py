@@ -170,4 +170,4 @@ def environment(device: str = "cpu") -> dict[str, str | int]:
 
 def instruction_set() -> str:
     """The one our kernels use, or "none" where they run on the reference."""
-    return "none" if backends.cpu_library() else torch.ops.imbal_kernels._cpu_capability("")
+    return "none" if backends.MISSING["cpu"] else torch.ops.imbal_kernels._cpu_capability("")

@@ -71,7 +71,7 @@ def _versions() -> Iterator[Finding]:
     old_torch = _older(torch.__version__, TORCH)
     advice = f"torch >= {_dotted(TORCH)} is needed: {GET_TORCH}" if old_torch else ""
     yield Finding(BROKEN if old_torch else OK, "torch", f"{torch.__version__}, {build}", advice)
-    if backends.triton_missing():
+    if backends.MISSING["cuda"]:
         yield Finding(OK, "triton", "not installed; only a GPU needs it")
         return
     import triton
@@ -97,7 +97,7 @@ def _environment() -> Iterator[Finding]:
 
 
 def _cpu() -> Iterator[Finding]:
-    reason = backends.cpu_library()
+    reason = backends.MISSING["cpu"]
     if reason is None:
         capability = torch.ops.imbal_kernels._cpu_capability("")
         yield Finding(OK, "cpu", f"C++ kernels, {capability}, {torch.get_num_threads()} threads")
@@ -142,7 +142,7 @@ def _cuda() -> Iterator[Finding]:
 def _gpu(index: int) -> Finding:
     gpu = torch.cuda.get_device_properties(index)
     hardware = f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
-    missing = backends.triton_missing()
+    missing = backends.MISSING["cuda"]
     if missing is None:
         return Finding(OK, f"cuda:{index}", f"{hardware}: Triton kernels")
     return Finding(

@@ -20,7 +20,7 @@ from imbal_kernels.ops import backends
 GAMMAS = (0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 2.7, 3.0, 5.0)
 ALPHA = 0.25
 POINTS = 4001
-CPU = () if backends.cpu_library() else ("portable", "avx2", "avx512")
+CPU = () if backends.MISSING["cpu"] else ("portable", "avx2", "avx512")
 DOC = Path(__file__).parents[1] / "docs" / "accuracy.md"
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def no_library(monkeypatch):
-    monkeypatch.setattr(backends, "cpu_library", lambda: "it was not built")
+    monkeypatch.setitem(backends.MISSING, "cpu", "it was not built")
     backends._warn.cache_clear()
     yield
     backends._warn.cache_clear()

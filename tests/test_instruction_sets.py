@@ -22,7 +22,7 @@ def has(name):
     return True
 
 
-assert backends.cpu_library() is None, backends.cpu_library()  # loaded on first use
+assert backends.MISSING["cpu"] is None, backends.MISSING["cpu"]
 AVAILABLE = [name for name in NAMES if has(name)]
 
 

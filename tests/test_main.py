@@ -77,7 +77,7 @@ def test_doctor_is_content_here(capsys):
 
 
 def test_a_missing_library_is_a_note_with_advice(monkeypatch, tmp_path):
-    monkeypatch.setattr(backends, "cpu_library", lambda: "it was not built")
+    monkeypatch.setitem(backends.MISSING, "cpu", "it was not built")
     monkeypatch.setattr(imbal_kernels, "__file__", str(tmp_path / "__init__.py"))
     cpu = next(f for f in doctor.findings() if f.subject == "cpu")
     assert cpu.status == doctor.NOTE
@@ -85,13 +85,13 @@ def test_a_missing_library_is_a_note_with_advice(monkeypatch, tmp_path):
 
 
 def test_the_fallback_passes_the_check(monkeypatch):
-    monkeypatch.setattr(backends, "cpu_library", lambda: "it was not built")
+    monkeypatch.setitem(backends.MISSING, "cpu", "it was not built")
     assert statuses()["check cpu"] == doctor.OK
 
 
 def test_a_library_that_does_not_load_is_broken(monkeypatch, tmp_path, capsys):
     (tmp_path / "_C.abi3.so").touch()
-    monkeypatch.setattr(backends, "cpu_library", lambda: "_C.abi3.so does not load")
+    monkeypatch.setitem(backends.MISSING, "cpu", "_C.abi3.so does not load")
     monkeypatch.setattr(imbal_kernels, "__file__", str(tmp_path / "__init__.py"))
     assert doctor.main() == 1
     assert re.search(r"^broken +cpu .*does not load", capsys.readouterr().out, re.MULTILINE)

@@ -11,7 +11,6 @@ from imbal_kernels.ops import backends
 from imbal_kernels.ops import sigmoid as ops
 
 raw = torch.ops.imbal_kernels
-backends.cpu_library()  # loaded on first use
 LOSSES = {
     "focal": lambda x, t: ik.sigmoid_focal_loss(x, t, reduction="mean"),
     "focal, none": lambda x, t: ik.sigmoid_focal_loss(x, t),

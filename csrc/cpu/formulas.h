@@ -17,7 +17,18 @@ inline T power(T k, T a, T b, Exponent<A> gamma) {
   if constexpr (P == kPower1) return k;
   if constexpr (P == kPower2) return k * k;
   if constexpr (P == kPower3) return k * k * k;
-  if constexpr (P == kPowerAny) return exp_scaled(a, b, gamma);
+  if constexpr (P == kPowerAny) return exp_scaled(a, b, gamma, A(0));
+}
+
+// k^gamma v, right where k^gamma alone would be flushed to 0 and the product is not.
+template <int P, class V, class A>
+inline V times_power(V v, V k, V a, V b, Exponent<A> gamma) {
+  constexpr A up = A(22.18070977791825), down = A(1) / A(4294967296);  // 32 log 2 and 2^-32
+  if constexpr (P == kPowerAny) return exp_scaled(a, b, gamma, up) * (v * down);
+  if constexpr (P == kPower3) return k * (k * (k * v));
+  if constexpr (P == kPower2) return k * (k * v);
+  if constexpr (P == kPower1) return k * v;
+  return v;
 }
 
 // Hard targets, written for a negative (t = 0); a positive is the same at z = -x with grad negated.
@@ -31,7 +42,7 @@ struct Hard {
 template <int P, class T, class A>
 inline Hard<T> hard_formula(T z, Exponent<A> gamma) {
   const T e = exp_clamped(A(0) - z);
-  const T m = A(1) / (A(1) + e);            // sigmoid(z)
+  const T m = reciprocal(A(1) + e);         // sigmoid(z)
   const T c = m * e;                        // 1 - m, without cancellation
   const T b = neg_log1m(vmin(c, m));        // log1p(exp(-|z|))
   const T sp = b + at_least(A(0), z);
@@ -56,18 +67,17 @@ inline Element<V> soft_formula(V x, V t, V pw, A eps, Exponent<A> gamma) {
   // A term with weight 0 is 0 even where its softplus is infinite.
   const V B = (ts == zero ? zero : pw * ts * sn) + (us == zero ? zero : us * sp);
   const V k = at_least(A(1e-37), t * q + (one - t) * p);
-  V kg = one, ratio = zero;
+  V base = one, log_a = zero, log_b = zero, ratio = zero;
   if constexpr (P != kPower0) {
     const auto neg = t == zero, pos = t == one;
+    base = neg ? p : pos ? q : k;
     // log k, exact for hard targets: log p = min(x, 0) - b, log q = min(-x, 0) - b
-    V log_a = zero, log_b = zero;
     if constexpr (P == kPowerAny) {
       log_a = neg ? at_most(A(0), x) : pos ? at_most(A(0), -x) : log_normal(k);
       log_b = (neg | pos) ? b : zero;
     }
-    const V base = neg ? p : pos ? q : k;
-    kg = power<P>(base, log_a, log_b, gamma);
     ratio = gamma.whole * (one - A(2) * t) * (neg ? q : pos ? p : p * q / k);
   }
-  return {kg * B, kg * (us * p - pw * ts * q + ratio * finite(B))};
+  const V slope = us * p - pw * ts * q + ratio * finite(B);
+  return {times_power<P>(B, base, log_a, log_b, gamma), times_power<P>(slope, base, log_a, log_b, gamma)};
 }

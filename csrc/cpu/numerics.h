@@ -5,14 +5,14 @@
 // coefficients rounded to fp32. fp64 goes through libm lane by lane: it is there for gradient
 // checks, not for speed. Denormals are flushed by the caller (FlushDenormals), so they cost nothing.
 
-// exp(r) on |r| <= ln(2)/2: 9.5e-8
+// 2^f on |f| <= 1/2: 9.4e-8
 template <class T>
-inline T exp_polynomial(T r) {
-  const T r2 = r * r;
-  const T low = r * 9.999997019767761e-1f + 1.0f;
-  const T mid = r * 1.666763722896576e-1f + 4.999915063381195e-1f;
-  const T high = r * 8.290302939713001e-3f + 4.18979786336422e-2f;
-  return (high * r2 + mid) * r2 + low;
+inline T exp2_polynomial(T f) {
+  T p = f * 0.0013264694716781378f + 0.009671534411609173f;
+  p = p * f + 0.05550733953714371f;
+  p = p * f + 0.24022242426872253f;
+  p = p * f + 0.6931470036506653f;
+  return p * f + 1.0f;
 }
 
 // 1.5 * 2^23 rounds a small number to an integer in the low bits; 127 more makes those a biased exponent.
@@ -20,21 +20,33 @@ constexpr float kRound = 12582912.0f + 127.0f;
 inline VF to_power_of_two(VF rounded) { return (VF)((IF)rounded << 23); }
 inline Pair<VF> to_power_of_two(Pair<VF> r) { return {to_power_of_two(r.a), to_power_of_two(r.b)}; }
 
-// exp(hi + lo), |lo| small against the rounding of hi; 0 below -87.
-inline VF exp_sum(VF hi, VF lo) {
-  const VF rounded = at_least(-87.0f, at_most(88.0f, hi + lo)) * 1.44269504f + kRound;
-  const VF n = rounded - kRound;
-  const VF r = (hi - n * 0.693359375f) + (n * 2.12194440e-4f + lo);
-  return hi + lo < -87.0f ? VF{} : exp_polynomial(r) * to_power_of_two(rounded);
+// x * c - y exactly, where y = x * c rounded; 0 without a fused multiply-add, which costs |x| * 6e-8.
+#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
+inline VF rounding_error(VF x, float c, VF y) { return x * c - y; }
+#else
+inline VF rounding_error(VF, float, VF) { return VF{}; }
+#endif
+inline Pair<VF> rounding_error(Pair<VF> x, float c, Pair<VF> y) {
+  return {rounding_error(x.a, c, y.a), rounding_error(x.b, c, y.b)};
 }
 
-// exp(x) for x clamped to [-87, 88]
+constexpr float kLog2E = 1.44269504f;
+
+// exp(hi + lo), |lo| small against the rounding of hi; 0 where that is no longer a normal number.
+inline VF exp_sum(VF hi, VF lo) {
+  const VF s = at_least(-87.336f, at_most(88.0f, hi + lo));
+  const VF rounded = s * kLog2E + kRound, n = rounded - kRound;
+  const VF f = ((hi - n * 0.693359375f) + (n * 2.12194440e-4f + lo)) * kLog2E;
+  return hi + lo < -87.336f ? VF{} : exp2_polynomial(f) * to_power_of_two(rounded);
+}
+
+// exp(x) for x clamped to [-87.3, 88]
 template <class T>
 inline T exp_clamped(T x) {
-  x = at_least(-87.0f, at_most(88.0f, x));
-  const T rounded = x * 1.44269504f + kRound, n = rounded - kRound;
-  const T r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  return exp_polynomial(r) * to_power_of_two(rounded);
+  x = at_least(-87.3f, at_most(88.0f, x));
+  const T y = x * kLog2E, rounded = y + kRound, n = rounded - kRound;
+  const T f = (y - n) + rounding_error(x, kLog2E, y);
+  return exp2_polynomial(f) * to_power_of_two(rounded);
 }
 
 // -log(1 - y) for y in [0, 1/2]: 1.6e-7
@@ -86,11 +98,11 @@ struct Exponent {
 inline VF high_half(VF a) { return (VF)((IF)a & (int32_t)0xfffff000); }
 inline VD high_half(VD a) { return (VD)((ID)a & (int64_t)0xfffffffff8000000LL); }
 
-// exp(gamma * (a - b)) for a <= 0 exact and b in [0, ln 2]: the rounding of a large gamma * a would
+// exp(gamma * (a - b) + shift) for a <= 0 exact and b in [0, ln 2]: the rounding of a large gamma * a would
 // otherwise be the largest error of the whole formula.
 template <class A>
-inline Vec<A> exp_scaled(Vec<A> a, Vec<A> b, Exponent<A> gamma) {
+inline Vec<A> exp_scaled(Vec<A> a, Vec<A> b, Exponent<A> gamma, A shift) {
   a = at_least(A(-1e30), a);
   const Vec<A> high = high_half(a), low = a - high;
-  return exp_sum(gamma.high * high, gamma.high * low + gamma.low * a - gamma.whole * b);
+  return exp_sum(gamma.high * high, gamma.high * low + gamma.low * a - gamma.whole * b + shift);
 }

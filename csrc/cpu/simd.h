@@ -45,10 +45,12 @@ inline void store(A* p, Vec<A> v) {
 #if defined(IMBAL_AVX512)
 inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
+inline VF estimate_reciprocal(VF d) { return (VF)_mm512_rcp14_ps((__m512)d); }
 inline bool any(IF m) { return _mm512_movepi32_mask((__m512i)m) != 0; }
 #elif defined(IMBAL_AVX2)
 inline VF vmin(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
+inline VF estimate_reciprocal(VF d) { return (VF)_mm256_rcp_ps((__m256)d); }
 inline bool any(IF m) { return _mm256_movemask_ps((__m256)m) != 0; }
 #else
 inline VF vmin(VF a, VF b) { return a < b ? a : b; }
@@ -67,16 +69,24 @@ inline bool any(ID m) {
   return r != 0;
 }
 
-inline double lane_sum(VF v) {
-  double s = 0;
-  for (int i = 0; i < Simd<float>::W; ++i) s += v[i];
-  return s;
-}
-inline double lane_sum(VD v) {
-  double s = 0;
-  for (int i = 0; i < Simd<double>::W; ++i) s += v[i];
-  return s;
-}
+// A sum in fp64 of vectors of the compute type.
+struct Sum {
+  VD low = {}, high = {};
+
+  void add(VF v) {
+    typedef float Half __attribute__((vector_size(IMBAL_BYTES / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof v);
+    low += __builtin_convertvector(halves[0], VD);
+    high += __builtin_convertvector(halves[1], VD);
+  }
+  void add(VD v) { low += v; }
+  double total() const {
+    double s = 0;
+    for (int i = 0; i < Simd<double>::W; ++i) s += low[i] + high[i];
+    return s;
+  }
+};
 
 // Two vectors worked on at once, operation by operation. The formulas are long chains of dependent
 // operations; with two of them in flight a core's pipes have something to do (Zen 3: 1.3x).
@@ -106,5 +116,19 @@ template <class S, class V>
 inline Pair<V> at_most(S limit, Pair<V> v) { return {at_most(limit, v.a), at_most(limit, v.b)}; }
 template <class S, class V>
 inline Pair<V> at_least(S limit, Pair<V> v) { return {at_least(limit, v.a), at_least(limit, v.b)}; }
+
+// 1 / d to 1.4e-7: half the pipe slots of a division.
+#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
+inline VF reciprocal(VF d) {
+  const VF r = estimate_reciprocal(d);
+  return r * (2.0f - d * r);
+}
+#else
+inline VF reciprocal(VF d) { return 1.0f / d; }
+#endif
+inline VD reciprocal(VD d) { return 1.0 / d; }
+template <class V>
+inline Pair<V> reciprocal(Pair<V> d) { return {reciprocal(d.a), reciprocal(d.b)}; }
+
 template <class V>
 inline Pair<V> vmin(Pair<V> x, Pair<V> y) { return {vmin(x.a, y.a), vmin(x.b, y.b)}; }

@@ -190,7 +190,7 @@ double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c)
   const A grad_factor = k.negative * k.grad_scale;
   const bool plain = !c.factor && !c.upstream && !c.loss;
 
-  double sum = 0;
+  Sum sum;
   for (int64_t v0 = 0; v0 < c.vectors; v0 += kBlock) {
     V acc = zero, background = zero;  // the second without its factor, which is the same for all of it
     const int64_t v1 = v0 + kBlock < c.vectors ? v0 + kBlock : c.vectors;
@@ -215,9 +215,9 @@ double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c)
       if (c.grad) store(c.grad + i, e.grad);
       ++v;
     }
-    sum += lane_sum(acc) + lane_sum(background) * (double)k.negative;
+    sum.add(V(background * k.negative + acc));
   }
-  return sum;
+  return sum.total();
 }
 
 // Denormals cost a hundred cycles each on x86 and carry nothing a gradient needs.

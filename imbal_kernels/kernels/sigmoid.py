@@ -8,7 +8,7 @@ from .launch import Launch, interpreted, on_device
 
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 # itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
-TILE = {2: (128, 8), 4: (128, 7), 8: (64, 1)}
+TILE = {2: (128, 9), 4: (128, 7), 8: (64, 1)}
 MIXED_TILES = 2  # at most, where a tile holds targets of its own
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
 SUM_BLOCK = 1024

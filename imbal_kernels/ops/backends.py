@@ -12,8 +12,7 @@ from torch import Tensor
 library = torch.library.Library("imbal_kernels", "DEF")
 
 
-@functools.cache
-def cpu_library() -> str | None:
+def _load_cpu_library() -> str | None:
     """None once the C++ library is loaded, else why it is not."""
     found = sorted(Path(__file__).parent.parent.glob("_C*.so"))
     if not found:
@@ -25,18 +24,21 @@ def cpu_library() -> str | None:
     return None
 
 
-@functools.cache
-def triton_missing() -> str | None:
+def _find_triton() -> str | None:
     """None when Triton can be imported, else what to do."""
     return None if importlib.util.find_spec("triton") else "triton is not installed: `pip install triton`"
 
 
+# Device type -> None where it has kernels, else why not. Settled at import: a compiler may trace what follows.
+MISSING = {"cpu": _load_cpu_library(), "cuda": _find_triton()}
+
+
 def has_kernels(tensor: Tensor) -> bool:
     """Whether this tensor's device has kernels here; says once why not."""
-    missing = {"cpu": cpu_library, "cuda": triton_missing}.get(tensor.device.type)
-    reason = missing() if missing else f"there are none for {tensor.device.type}"
+    device = tensor.device.type
+    reason = MISSING.get(device, f"there are none for {device}")
     if reason and not torch.compiler.is_compiling():
-        _warn(tensor.device.type, reason)
+        _warn(device, reason)
     return reason is None
 
 
