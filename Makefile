@@ -11,7 +11,7 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
 
 # On a machine with a GPU: the suite with what is installed there, and nothing skipped in silence.
 test-gpu:

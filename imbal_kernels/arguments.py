@@ -71,7 +71,7 @@ def sigmoid_problem(
         raise ValueError("process_group is not supported yet: pass normalizer, averaged over ranks, instead")
     _check_logits(input_name, input)
     dense = _targets_are_dense(input_name, target_name, input, target)
-    classes = input.shape[-1] if input.dim() else 1
+    classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     _number("gamma", gamma, 0.0, math.inf)
     _number("label_smoothing", label_smoothing, 0.0, 1.0)
@@ -118,6 +118,11 @@ def sigmoid_problem(
     )
 
 
+def is_ignored(target: Tensor, ignore_index: int) -> Tensor:
+    """Where a target equals ignore_index; compared as int64, or 156 would be -100 for uint8 ids."""
+    return (target if target.is_floating_point() else target.long()) == ignore_index
+
+
 def check_reduction(reduction: str, normalizer: float | Tensor | str | None) -> None:
     """The reduction by PyTorch's names, and a normalizer only where there is a sum to divide."""
     if reduction not in ("none", "mean", "sum"):
@@ -143,7 +148,7 @@ def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
     if not low <= value <= high or math.isinf(value):  # type: ignore[operator]  # Real has no order in typeshed
-        bound = "finite" if math.isinf(low) else "at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        bound = "finite" if math.isinf(low) else "finite and at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
@@ -154,7 +159,7 @@ def _check_logits(name: str, input: Tensor) -> None:
         raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {input.dtype}")
     if input.layout != torch.strided:
         raise ValueError(f"{name} must be a strided tensor, got {input.layout}")
-    if input.dim() and input.shape[-1] == 0:
+    if input.dim() > 1 and input.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one class in its last dimension, got shape {tuple(input.shape)}")
 
 
@@ -172,7 +177,7 @@ def _targets_are_dense(input_name: str, name: str, input: Tensor, target: Tensor
             f"for class ids, got {tuple(target.shape)}"
         )
     if target.dtype not in INTEGERS:
-        raise TypeError(f"{name} of shape {tuple(target.shape)} are class ids and must be integers, got {target.dtype}")
+        raise TypeError(f"{name} of shape {tuple(target.shape)}: class ids must be integers, got {target.dtype}")
     return False
 
 
@@ -258,7 +263,7 @@ def _per_image(
         )
     images = input.shape[0]
     positive = (target > 0) if dense else (target >= 0) & (target < classes)
-    positives = (positive & (target != ignore)).flatten(1).sum(1).clamp(min=1)
+    positives = (positive & ~is_ignored(target, ignore)).flatten(1).sum(1).clamp(min=1)
     per_image = (positives * images).to(dtype).reciprocal()
     rows = math.prod(input.shape[1:-1])
     return per_image[:, None].expand(images, rows).reshape(-1, 1)

@@ -23,11 +23,10 @@ inline T power(T k, T a, T b, Exponent<A> gamma) {
 // k^gamma v, right where k^gamma alone would be flushed to 0 and the product is not.
 template <int P, class V, class A>
 inline V times_power(V v, V k, V a, V b, Exponent<A> gamma) {
-  constexpr A up = A(22.18070977791825), down = A(1) / A(4294967296);  // 32 log 2 and 2^-32
-  if constexpr (P == kPowerAny) return exp_scaled(a, b, gamma, up) * (v * down);
-  if constexpr (P == kPower3) return k * (k * (k * v));
-  if constexpr (P == kPower2) return k * (k * v);
-  if constexpr (P == kPower1) return k * v;
+  if constexpr (P == kPowerAny) return weigh(exp_scaled(a, b, gamma, A(32)), v * A(0x1p-32));
+  if constexpr (P == kPower3) return k * (k * weigh(k, v));
+  if constexpr (P == kPower2) return k * weigh(k, v);
+  if constexpr (P == kPower1) return weigh(k, v);
   return v;
 }
 
@@ -58,14 +57,13 @@ template <int P, class V, class A>
 inline Element<V> soft_formula(V x, V t, V pw, A eps, Exponent<A> gamma) {
   const V zero = V{}, one = zero + A(1);
   const V ax = x < 0 ? -x : x;
-  const V e = exp_clamped(-ax);
+  const V e = ax > largest_exponent(A(0)) ? zero : exp_clamped(-ax);
   const V r = one / (one + e), er = e * r;
   const V p = x < 0 ? er : r, q = x < 0 ? r : er;
   const V b = neg_log1m(er);
   const V sp = b + at_least(A(0), x), sn = b + at_least(A(0), -x);  // softplus(x), softplus(-x)
   const V ts = t * (A(1) - eps) + A(0.5) * eps, us = (one - t) * (A(1) - eps) + A(0.5) * eps;
-  // A term with weight 0 is 0 even where its softplus is infinite.
-  const V B = (ts == zero ? zero : pw * ts * sn) + (us == zero ? zero : us * sp);
+  const V B = weigh(V(pw * ts), sn) + weigh(us, sp);
   const V k = at_least(A(1e-37), t * q + (one - t) * p);
   V base = one, log_a = zero, log_b = zero, ratio = zero;
   if constexpr (P != kPower0) {

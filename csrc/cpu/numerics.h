@@ -20,32 +20,38 @@ constexpr float kRound = 12582912.0f + 127.0f;
 inline VF to_power_of_two(VF rounded) { return (VF)((IF)rounded << 23); }
 inline Pair<VF> to_power_of_two(Pair<VF> r) { return {to_power_of_two(r.a), to_power_of_two(r.b)}; }
 
-// x * c - y exactly, where y = x * c rounded; 0 without a fused multiply-add, which costs |x| * 6e-8.
-#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
-inline VF rounding_error(VF x, float c, VF y) { return x * c - y; }
-#else
-inline VF rounding_error(VF, float, VF) { return VF{}; }
-#endif
-inline Pair<VF> rounding_error(Pair<VF> x, float c, Pair<VF> y) {
-  return {rounding_error(x.a, c, y.a), rounding_error(x.b, c, y.b)};
-}
-
 constexpr float kLog2E = 1.44269504f;
 
-// exp(hi + lo), |lo| small against the rounding of hi; 0 where that is no longer a normal number.
-inline VF exp_sum(VF hi, VF lo) {
-  const VF s = at_least(-87.336f, at_most(88.0f, hi + lo));
-  const VF rounded = s * kLog2E + kRound, n = rounded - kRound;
-  const VF f = ((hi - n * 0.693359375f) + (n * 2.12194440e-4f + lo)) * kLog2E;
-  return hi + lo < -87.336f ? VF{} : exp2_polynomial(f) * to_power_of_two(rounded);
+// x log2(e) - n to full precision, given y = x log2(e) rounded.
+inline VF remainder(VF x, VF y, VF n) {
+#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
+  return (y - n) + (x * kLog2E - y);  // the second is one fused operation: what rounding y lost
+#else
+  return ((x - n * 0.693359375f) + n * 2.12194440e-4f) * kLog2E;
+#endif
 }
+inline Pair<VF> remainder(Pair<VF> x, Pair<VF> y, Pair<VF> n) {
+  return {remainder(x.a, y.a, n.a), remainder(x.b, y.b, n.b)};
+}
+
+// 2^up exp(hi + lo), |lo| small against the rounding of hi; 0 where that is no longer a normal number.
+inline VF exp_sum(VF hi, VF lo, float up) {
+  const VF least = VF{} - (87.336f + up * 0.6931472f);
+  const VF rounded = vmax(least, at_most(0.0f, hi + lo)) * kLog2E + kRound, n = rounded - kRound;
+  const VF f = ((hi - n * 0.693359375f) + (n * 2.12194440e-4f + lo)) * kLog2E;
+  return hi + lo < least ? VF{} : exp2_polynomial(f) * to_power_of_two(rounded + up);
+}
+
+// Where exp(-x) leaves the normal numbers.
+constexpr float largest_exponent(float) { return 87.3f; }
+constexpr double largest_exponent(double) { return 708.0; }
 
 // exp(x) for x clamped to [-87.3, 88]
 template <class T>
 inline T exp_clamped(T x) {
   x = at_least(-87.3f, at_most(88.0f, x));
   const T y = x * kLog2E, rounded = y + kRound, n = rounded - kRound;
-  const T f = (y - n) + rounding_error(x, kLog2E, y);
+  const T f = remainder(x, y, n);
   return exp2_polynomial(f) * to_power_of_two(rounded);
 }
 
@@ -77,17 +83,22 @@ inline VD lanes(VD x, F f) {
   for (int i = 0; i < Simd<double>::W; ++i) x[i] = f(x[i]);
   return x;
 }
-inline VD exp_sum(VD hi, VD lo) { return lanes(hi + lo, ::exp); }
+inline VD exp_sum(VD hi, VD lo, double up) {
+  return lanes(hi + lo, ::exp) * lanes(VD{} + up, ::exp2);
+}
 inline VD exp_clamped(VD x) { return lanes(at_most(700.0, x), ::exp); }
 inline VD neg_log1m(VD y) { return -lanes(-y, ::log1p); }
 inline Pair<VD> exp_clamped(Pair<VD> x) { return {exp_clamped(x.a), exp_clamped(x.b)}; }
 inline Pair<VD> neg_log1m(Pair<VD> y) { return {neg_log1m(y.a), neg_log1m(y.b)}; }
 inline VD log_normal(VD x) { return lanes(x, ::log); }
 
-// A factor times a value that may be infinite: the clamp keeps 0 * inf at 0 and changes nothing else
-// (the factor is below 1e-38 wherever the clamp bites).
+// For a factor that is below 1e-38 wherever v is above 1e30: 0 * inf stays 0. A NaN stays one.
 template <class T>
 inline T finite(T v) { return at_most(1e30f, v); }
+
+// w v, and 0 where w is, even for an infinite v. A NaN stays one.
+template <class V>
+inline V weigh(V w, V v) { return w * (w == 0 ? finite(v) : v); }
 
 // gamma split so that `gamma * a` is exact in two parts without a fused multiply-add.
 template <class A>
@@ -98,11 +109,11 @@ struct Exponent {
 inline VF high_half(VF a) { return (VF)((IF)a & (int32_t)0xfffff000); }
 inline VD high_half(VD a) { return (VD)((ID)a & (int64_t)0xfffffffff8000000LL); }
 
-// exp(gamma * (a - b) + shift) for a <= 0 exact and b in [0, ln 2]: the rounding of a large gamma * a would
+// 2^up exp(gamma * (a - b)) for a <= 0 exact and b in [0, ln 2]: the rounding of a large gamma * a would
 // otherwise be the largest error of the whole formula.
 template <class A>
-inline Vec<A> exp_scaled(Vec<A> a, Vec<A> b, Exponent<A> gamma, A shift) {
+inline Vec<A> exp_scaled(Vec<A> a, Vec<A> b, Exponent<A> gamma, A up) {
   a = at_least(A(-1e30), a);
   const Vec<A> high = high_half(a), low = a - high;
-  return exp_sum(gamma.high * high, gamma.high * low + gamma.low * a - gamma.whole * b + shift);
+  return exp_sum(gamma.high * high, gamma.high * low + gamma.low * a - gamma.whole * b, up);
 }

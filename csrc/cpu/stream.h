@@ -164,7 +164,7 @@ inline Element<Vec<A>> one_vector(const Scalars<A>& k, const Buffers<A>& b, cons
   if (b.kind[v] == kBackground) {
     const Hard<V> e = hard_formula<P>(x, k.gamma);
     const V f = (c.factor ? load(c.factor + i) : zero + k.negative) * e.modulation;
-    return {f * e.loss, f * up * e.grad};
+    return {weigh(f, e.loss), f * up * e.grad};
   }
   const V t = load(b.t + i), pw = c.pos_weight ? load(c.pos_weight + i) : zero + k.pos_weight;
   const auto is_pos = t == one, ignored = t == zero + A(kIgnored);
@@ -177,7 +177,7 @@ inline Element<Vec<A>> one_vector(const Scalars<A>& k, const Buffers<A>& b, cons
     e = {h.modulation * h.loss, h.modulation * (is_pos ? -h.grad : h.grad)};
     f *= is_pos ? pw : one;
   }
-  return {ignored ? zero : f * e.loss, ignored ? zero : f * up * e.grad};
+  return {ignored ? zero : weigh(f, e.loss), ignored ? zero : f * up * e.grad};
 }
 
 template <class A, int P>
@@ -215,7 +215,7 @@ double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c)
       if (c.grad) store(c.grad + i, e.grad);
       ++v;
     }
-    sum.add(V(background * k.negative + acc));
+    sum.add(V(acc + weigh(zero + k.negative, background)));
   }
   return sum.total();
 }

@@ -89,9 +89,9 @@ def plan(
     grad = torch.empty_like(input) if want_grad else input.new_empty(0)
     loss = partial = input.new_empty(0)
     if loss_mode == ELEMENTWISE:
-        loss = partial = torch.empty_like(input, dtype=torch.float32 if fp32_loss else input.dtype)
+        loss = partial = torch.empty_like(input, dtype=compute if fp32_loss else input.dtype)
     elif loss_mode == SUM:
-        loss = input.new_empty((), dtype=compute) if numel else input.new_zeros((), dtype=compute)
+        loss = input.new_empty((), dtype=compute)
         partial = input.new_empty(programs, dtype=compute)
 
     args = dict(
@@ -107,11 +107,11 @@ def plan(
         SPAN=span, PATCHES=patches, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),
         VECTORS=vectors, TILES=tiles,
     )  # fmt: skip
-    launches = [Launch(streaming.sigmoid_kernel, programs, args)]
+    launches = [Launch(streaming.sigmoid_kernel, programs, args)] if numel else []
     if loss_mode == SUM:
-        finish = dict(partial_ptr=partial, out_ptr=loss, count=programs, BLOCK=SUM_BLOCK)
+        finish = dict(partial_ptr=partial, scale_ptr=scale_tensor, out_ptr=loss, count=programs, BLOCK=SUM_BLOCK)
         launches.append(Launch(streaming.sum_kernel, 1, finish))
-    return loss, grad, launches if numel else []
+    return loss, grad, launches
 
 
 def sigmoid_loss(

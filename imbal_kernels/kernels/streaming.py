@@ -260,12 +260,14 @@ def sigmoid_kernel(
 
 
 @triton.jit(do_not_specialize=["count"])
-def sum_kernel(partial_ptr, out_ptr, count: tl.int64, BLOCK: tl.constexpr):
-    """Add the partial sums in a fixed order; one program."""
+def sum_kernel(partial_ptr, scale_ptr, out_ptr, count: tl.int64, BLOCK: tl.constexpr):
+    """Add the partial sums in a fixed order; one program. A mean over nothing, of scale 1 / 0, is NaN."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
     start = 0 * count
     while start < count:
         total += tl.load(partial_ptr + start + lane, mask=start + lane < count, other=0.0).to(tl.float64)
         start += BLOCK
+    if scale_ptr is not None:
+        total += tl.load(scale_ptr).to(tl.float64) * 0.0
     tl.store(out_ptr, tl.sum(total).to(out_ptr.dtype.element_ty))

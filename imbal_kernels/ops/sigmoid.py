@@ -57,7 +57,8 @@ def _rescale_fake(grad: Tensor, upstream: Tensor) -> None:
 def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     loss, grad, bad_row = _ops._sigmoid_loss_cpu(input, target, *args)
     if bad_row >= 0:
-        raise_bad_row(target, bad_row, input.shape[1])
+        ignore_index = args[9]
+        raise_bad_row(target, bad_row, input.shape[1], ignore_index)
     return loss, grad
 
 
@@ -95,11 +96,15 @@ def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
         kernels.rescale_(grad, upstream)
 
 
-def raise_bad_row(target: Tensor, row: int, classes: int) -> None:
+def raise_bad_row(target: Tensor, row: int, classes: int, ignore_index: int) -> None:
     """The ValueError for a target out of range."""
     if target.dim() == 2:
-        values = target[row]
-        raise ValueError(f"targets must be in [0, 1] or ignore_index, got {values.tolist()[:16]} in row {row}")
+        values = target[row].double()
+        column = int((((values < 0) | (values > 1)) & (values != ignore_index)).int().argmax())
+        raise ValueError(
+            f"target {values[column].item():g} at row {row}, class {column} is out of range: "
+            f"values must be in [0, 1] or ignore_index, {ignore_index}"
+        )
     raise ValueError(
         f"target {target[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}, "
         f"-1 and {classes} are background"
@@ -111,7 +116,7 @@ def _check_targets(problem: SigmoidProblem) -> None:
         raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads the labels on the host, which a CUDA graph can't capture")
     row = int(reference.first_bad_row(problem))
     if row < problem.input.shape[0]:
-        raise_bad_row(problem.target, row, problem.input.shape[1])
+        raise_bad_row(problem.target, row, problem.input.shape[1], problem.ignore_index)
 
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
@@ -155,6 +160,7 @@ class _SigmoidLoss(torch.autograd.Function):
         loss, grad = _raw(problem, None, ELEMENTWISE if problem.elementwise else SUM, keep)
         ctx.save_for_backward(*fields[:_TENSORS])
         ctx.options = fields[_TENSORS:]
+        ctx.kept = keep
         ctx.grad = grad if keep else None
         return loss
 
@@ -167,12 +173,14 @@ class _SigmoidLoss(torch.autograd.Function):
             with torch.enable_grad():
                 loss = reference.sigmoid_loss(problem)
                 (grad,) = torch.autograd.grad(loss, problem.input, upstream, create_graph=True)
-        elif grad is None:
+        elif not ctx.kept:
             grad = _raw(problem, _compact(upstream), NO_LOSS, True)[1]
-        elif compiling or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
-            grad = grad * upstream.to(grad.dtype)  # a replayed backward must not rescale twice
         else:
-            _ops.rescale_(grad, upstream)
+            grad = _raw(problem, None, NO_LOSS, True)[1] if grad is None else grad
+            if compiling or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
+                grad = grad * upstream.to(grad.dtype)  # a replayed backward must not rescale twice
+            else:
+                _ops.rescale_(grad, upstream)
         return (None, grad) + (None,) * (len(problem) - 1)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.arguments import SigmoidProblem, sigmoid_problem
+from imbal_kernels.arguments import SigmoidProblem, is_ignored, sigmoid_problem
 
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
@@ -22,10 +22,10 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     t, ignored, bad = decode_targets(problem, wide)
     # Ignored elements leave the graph here, so a NaN in one reaches neither loss nor gradient.
     x = torch.where(ignored, 0.0, problem.input.to(wide))
-    loss = _modulation(x, t, problem.gamma) * _cross_entropy(x, t, problem)
+    loss = _weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
     for factor in (_alpha_t(t, problem), problem.weight, problem.scale_tensor):
         if factor is not None:
-            loss = loss * factor
+            loss = _weigh(factor, loss)
     loss = torch.where(ignored, 0.0, loss * problem.scale)
     loss = torch.where(bad, torch.nan, loss)
     if problem.elementwise:
@@ -38,7 +38,7 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
 def decode_targets(problem: SigmoidProblem, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Targets as values in [0, 1], the ignored and the bad elements, each broadcastable to (N, C)."""
     target, classes = problem.target, problem.input.shape[1]
-    ignored = target == problem.ignore_index
+    ignored = is_ignored(target, problem.ignore_index)
     if problem.dense:
         bad = ((target < 0) | (target > 1)) & ~ignored
         return torch.where(ignored | bad, 0, target).to(dtype), ignored, bad
@@ -60,6 +60,9 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     """k^gamma, through log k for hard targets: a power of a k that underflows has no gradient."""
     if gamma == 0:
         return torch.ones_like(x)
+    # Beyond these it is 0 or 1 to the last digit, and so is its slope 0, whatever it multiplies.
+    limit = (110.0 if x.dtype == torch.float32 else 800.0) * max(1.0, 1.0 / gamma)
+    x = x.clamp(-limit, limit)
     k = t * torch.sigmoid(-x) + (1 - t) * torch.sigmoid(x)
     if t.requires_grad:
         return k**gamma
@@ -68,13 +71,18 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     return torch.exp(gamma * torch.where(hard, log_k, torch.log(torch.where(hard, 1.0, k))))
 
 
+def _weigh(factor: Tensor, loss: Tensor) -> Tensor:
+    """factor * loss, and 0 where the factor is, even for an infinite loss. A NaN stays one."""
+    return factor * torch.where(factor == 0, loss.clamp(max=1e30), loss)
+
+
 def _cross_entropy(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
     eps = problem.label_smoothing
     positive = t * (1 - eps) + eps / 2
     negative = (1 - t) * (1 - eps) + eps / 2
     if problem.pos_weight is not None:
         positive = positive * problem.pos_weight
-    return positive * -F.logsigmoid(x) + negative * -F.logsigmoid(-x)
+    return _weigh(positive, -F.logsigmoid(x)) + _weigh(negative, -F.logsigmoid(-x))
 
 
 def _alpha_t(t: Tensor, problem: SigmoidProblem) -> Tensor | None:
@@ -86,7 +94,7 @@ def _alpha_t(t: Tensor, problem: SigmoidProblem) -> Tensor | None:
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
     """Rows (class ids) or elements (values) that are not ignored; with `positives`, those with an object."""
-    kept = target != ignore_index
+    kept = ~is_ignored(target, ignore_index)
     if positives:
         kept = kept & ((target > 0) if dense else (target >= 0) & (target < num_classes))
     return kept.sum()
