@@ -148,7 +148,8 @@ def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
     if not low <= value <= high or math.isinf(value):  # type: ignore[operator]  # Real has no order in typeshed
-        bound = "finite" if math.isinf(low) else "finite and at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        half_open = "finite and at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        bound = "finite" if math.isinf(low) else half_open
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 

@@ -69,7 +69,8 @@ CASES = [
      f"target -100 at row 0 is out of range: {IDS_RANGE}"),
     (focal(t=torch.tensor([[0, 1, 0], [0, 2, 0], [3, 0, 0], [0, 0, 0]])), ValueError,
      f"target 2 at row 1, class 1 {OUT_OF_RANGE}"),
-    (bce(t=T.clone().index_fill_(0, torch.tensor([3]), 1.5)), ValueError, f"target 1.5 at row 3, class 0 {OUT_OF_RANGE}"),
+    (bce(t=T.clone().index_fill_(0, torch.tensor([3]), 1.5)), ValueError,
+     f"target 1.5 at row 3, class 0 {OUT_OF_RANGE}"),
     (bce(t=T - 0.5), ValueError, f"target -0.5 at row 0, class 0 {OUT_OF_RANGE}"),
     (focal(t=T + torch.inf), ValueError, f"target inf at row 0, class 0 {OUT_OF_RANGE}"),
     # alpha and gamma

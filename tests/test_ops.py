@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import imbal_kernels as ik
-from imbal_kernels.ops import backends
 from imbal_kernels.ops import sigmoid as ops
 
 raw = torch.ops.imbal_kernels

@@ -52,7 +52,8 @@ def run(settings: Settings, out: Path, seed: int = 0, device: str = "auto") -> P
         for split, count in zip(splits, counts, strict=True)
     }
     torch.manual_seed(seed)
-    start = Detector().to(target, memory_format=torch.channels_last)
+    start = Detector().to(target)
+    start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     outputs = output_counts(data["train"].ids)
     remedies = make_remedies(outputs.to(target))
     with tqdm(total=settings.steps * len(remedies), unit="step") as bar:

@@ -39,10 +39,10 @@ class Detector(nn.Module):
         self.side_tower = _tower(WIDTH // 2)
         self.classes = nn.Conv2d(WIDTH, NUM_CLASSES, 3, padding=1)
         self.sides = nn.Conv2d(WIDTH // 2, 4, 3, padding=1)
-        for head in (self.classes, self.sides):
+        for head, bias in ((self.classes, ik.prior_bias(prior)), (self.sides, 0.5)):
             nn.init.normal_(head.weight, std=0.01)
-        nn.init.constant_(self.classes.bias, ik.prior_bias(prior))
-        nn.init.constant_(self.sides.bias, 0.5)
+            if head.bias is not None:
+                nn.init.constant_(head.bias, bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.stem(images)

@@ -50,10 +50,11 @@ def precision_recall(runs: Sequence[tuple[Remedy, Curve, Curve]]) -> str:
     """Two panels, outputs and boxes, one (recall, precision) line a run."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2)
-    for axes, title, which in zip(panels, ("Outputs", "Boxes, IoU ≥ 0.5"), (1, 2), strict=True):
-        for run in runs:
-            recall, precision = _thin(run[which])
-            axes.plot(recall, precision, color=run[0].color, label=run[0].name)
+    for remedy, *curves in runs:
+        for axes, curve in zip(panels, curves, strict=True):
+            recall, precision = _thin(curve)
+            axes.plot(recall, precision, color=remedy.color, label=remedy.name)
+    for axes, title in zip(panels, ("Outputs", "Boxes, IoU ≥ 0.5"), strict=True):
         _axes(axes, title, "recall", "precision")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
     panels[0].legend(frameon=False)

@@ -19,11 +19,15 @@ ALPHA, GAMMA = 0.25, 2.0
 
 @dataclass(frozen=True)
 class Remedy:
-    """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,)."""
+    """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,).
+
+    `lr` is the better of 4e-3 and 8e-3 for this loss: validation AP, seed 0, 700 steps.
+    """
 
     key: str
     name: str
     recipe: str
+    lr: float
     color: str
     loss: Callable[[Tensor, Tensor], Tensor]
 
@@ -57,9 +61,9 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     weights = ik.class_weights(counts).tolist()
     recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
     return [
-        Remedy("plain", "plain BCE", "sum / positives", "#8a6d3b", plain),
-        Remedy("weighted", "class-weighted BCE", recipe, "#2a6fb0", weighted),
-        Remedy("focal", "focal loss", "α 0.25, γ 2, sum / positives", "#c0392b", focal),
+        Remedy("plain", "plain BCE", "sum / positives", 8e-3, "#8a6d3b", plain),
+        Remedy("weighted", "class-weighted BCE", recipe, 8e-3, "#2a6fb0", weighted),
+        Remedy("focal", "focal loss", "α 0.25, γ 2, sum / positives", 4e-3, "#c0392b", focal),
     ]
 
 

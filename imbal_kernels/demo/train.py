@@ -25,16 +25,15 @@ from .scenes import Scenes
 class Settings:
     """The budget, shared by all runs."""
 
-    steps: int = 900
+    steps: int = 1200
     batch: int = 8
-    lr: float = 4e-3
     train_scenes: int = 4800
     val_scenes: int = 64
     test_scenes: int = 200
     checks: int = 10
 
 
-QUICK = Settings(steps=120, train_scenes=960, val_scenes=24, test_scenes=48, checks=4)
+QUICK = Settings(steps=150, train_scenes=960, val_scenes=24, test_scenes=48, checks=4)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Data:
 @dataclass
 class History:
     """What was seen on the way: validation AP by step, background's share of the gradient at the
-    first and the last step, seconds spent in the class loss and in the whole step."""
+    first and the last step."""
 
     steps: list[int] = field(default_factory=list)
     val_ap: list[float] = field(default_factory=list)
@@ -80,9 +79,9 @@ def train(
     """Train a copy of `start` with one loss; `start` is left alone."""
     model = copy.deepcopy(start).train()
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), remedy.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.steps, pct_start=0.15, cycle_momentum=False
+        optimizer, remedy.lr, total_steps=settings.steps, pct_start=0.15, cycle_momentum=False
     )
     order = data_order(len(train_data.scenes), settings, seed)
     every = math.ceil(settings.steps / settings.checks)
