@@ -37,9 +37,7 @@ def learning_curves(runs: Sequence[tuple[Remedy, History]]) -> str:
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
     for remedy, history in runs:
-        axes.plot(
-            history.steps, history.val_ap, "o-", ms=4, color=remedy.color, label=remedy.name
-        )
+        axes.plot(history.steps, history.val_ap, "o-", ms=4, color=remedy.color, label=remedy.name)
     _axes(axes, "Average precision on validation scenes", "training step", "AP of the outputs")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -102,6 +100,4 @@ def _draw(axes: Axes, box: Sequence[float], text: str, color: str) -> None:
     x1, y1, x2, y2 = box
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=1.8))
     label = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
-    axes.text(
-        x1, y1, text, color="white", fontsize=8, va="bottom", bbox=label, clip_on=True
-    )
+    axes.text(x1, y1, text, color="white", fontsize=8, va="bottom", bbox=label, clip_on=True)
