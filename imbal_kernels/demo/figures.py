@@ -100,4 +100,12 @@ def _draw(axes: Axes, box: Sequence[float], text: str, color: str) -> None:
     x1, y1, x2, y2 = box
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=1.8))
     label = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
-    axes.text(x1, y1, text, color="white", fontsize=8, va="bottom", bbox=label, clip_on=True)
+    inside = y1 < 10  # no room above the box
+    axes.text(
+        *(x1, y1 + 1 if inside else y1, text),
+        color="white",
+        fontsize=8,
+        va="top" if inside else "bottom",
+        bbox=label,
+        clip_on=True,
+    )

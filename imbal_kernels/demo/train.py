@@ -25,7 +25,7 @@ from .scenes import Scenes
 class Settings:
     """The budget, shared by all runs."""
 
-    steps: int = 1200
+    steps: int = 900
     batch: int = 8
     train_scenes: int = 4800
     val_scenes: int = 64
