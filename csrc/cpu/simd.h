@@ -89,7 +89,7 @@ struct Sum {
 };
 
 // Two vectors worked on at once, operation by operation. The formulas are long chains of dependent
-// operations; with two of them in flight a core's pipes have something to do (Zen 3: 1.3x).
+// operations; with two of them in flight a core's pipes have something to do.
 template <class V>
 struct Pair {
   V a, b;
