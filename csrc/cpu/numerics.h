@@ -24,8 +24,11 @@ constexpr float kLog2E = 1.44269504f;
 
 // x log2(e) - n to full precision, given y = x log2(e) rounded.
 inline VF remainder(VF x, VF y, VF n) {
-#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
-  return (y - n) + (x * kLog2E - y);  // the second is one fused operation: what rounding y lost
+  // Written as a fused operation, or the compiler takes x * kLog2E for y and what rounding lost for 0.
+#if defined(IMBAL_AVX512)
+  return (y - n) + (VF)_mm512_fmsub_ps((__m512)x, _mm512_set1_ps(kLog2E), (__m512)y);
+#elif defined(IMBAL_AVX2)
+  return (y - n) + (VF)_mm256_fmsub_ps((__m256)x, _mm256_set1_ps(kLog2E), (__m256)y);
 #else
   return ((x - n * 0.693359375f) + n * 2.12194440e-4f) * kLog2E;
 #endif
