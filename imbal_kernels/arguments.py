@@ -123,6 +123,12 @@ def is_ignored(target: Tensor, ignore_index: int) -> Tensor:
     return (target if target.is_floating_point() else target.long()) == ignore_index
 
 
+def holds_object(target: Tensor, num_classes: int, ignore_index: int, dense: bool) -> Tensor:
+    """Which rows (class ids) or elements (values) are positives."""
+    positive = (target > 0) if dense else (target >= 0) & (target < num_classes)
+    return positive & ~is_ignored(target, ignore_index)
+
+
 def check_reduction(reduction: str, normalizer: float | Tensor | str | None) -> None:
     """The reduction by PyTorch's names, and a normalizer only where there is a sum to divide."""
     if reduction not in ("none", "mean", "sum"):
@@ -263,8 +269,7 @@ def _per_image(
             f'normalizer="positives_per_image" needs {name} of shape (images, ..., C), got {tuple(input.shape)}'
         )
     images = input.shape[0]
-    positive = (target > 0) if dense else (target >= 0) & (target < classes)
-    positives = (positive & ~is_ignored(target, ignore)).flatten(1).sum(1).clamp(min=1)
+    positives = holds_object(target, classes, ignore, dense).flatten(1).sum(1).clamp(min=1)
     per_image = (positives * images).to(dtype).reciprocal()
     rows = math.prod(input.shape[1:-1])
     return per_image[:, None].expand(images, rows).reshape(-1, 1)

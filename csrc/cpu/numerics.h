@@ -86,9 +86,7 @@ inline VD lanes(VD x, F f) {
   for (int i = 0; i < Simd<double>::W; ++i) x[i] = f(x[i]);
   return x;
 }
-inline VD exp_sum(VD hi, VD lo, double up) {
-  return lanes(hi + lo, ::exp) * lanes(VD{} + up, ::exp2);
-}
+inline VD exp_sum(VD hi, VD lo, double up) { return lanes(hi + lo, ::exp) * ::exp2(up); }
 inline VD exp_clamped(VD x) { return lanes(at_most(700.0, x), ::exp); }
 inline VD neg_log1m(VD y) { return -lanes(-y, ::log1p); }
 inline Pair<VD> exp_clamped(Pair<VD> x) { return {exp_clamped(x.a), exp_clamped(x.b)}; }

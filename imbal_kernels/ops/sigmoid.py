@@ -76,24 +76,21 @@ def _rescale_cpu(grad: Tensor, upstream: Tensor) -> None:
 def _sigmoid_loss_cuda(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     from imbal_kernels import kernels
 
-    with torch.cuda.device(input.device):
-        return kernels.sigmoid_loss(input, *args)
+    return kernels.sigmoid_loss(input, *args)
 
 
 @torch.library.impl("imbal_kernels::count_targets", "CUDA", lib=backends.library)
 def _count_targets_cuda(target: Tensor, *args: Any) -> Tensor:
     from imbal_kernels import kernels
 
-    with torch.cuda.device(target.device):
-        return kernels.count_targets(target, *args)
+    return kernels.count_targets(target, *args)
 
 
 @torch.library.impl("imbal_kernels::rescale_", "CUDA", lib=backends.library)
 def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
     from imbal_kernels import kernels
 
-    with torch.cuda.device(grad.device):
-        kernels.rescale_(grad, upstream)
+    kernels.rescale_(grad, upstream)
 
 
 def raise_bad_row(target: Tensor, row: int, classes: int, ignore_index: int) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.arguments import SigmoidProblem, is_ignored, sigmoid_problem
+from imbal_kernels.arguments import SigmoidProblem, holds_object, is_ignored, sigmoid_problem
 
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
@@ -94,10 +94,9 @@ def _alpha_t(t: Tensor, problem: SigmoidProblem) -> Tensor | None:
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
     """Rows (class ids) or elements (values) that are not ignored; with `positives`, those with an object."""
-    kept = ~is_ignored(target, ignore_index)
     if positives:
-        kept = kept & ((target > 0) if dense else (target >= 0) & (target < num_classes))
-    return kept.sum()
+        return holds_object(target, num_classes, ignore_index, dense).sum()
+    return (~is_ignored(target, ignore_index)).sum()
 
 
 def sigmoid_focal_loss(
