@@ -30,22 +30,24 @@ inline V times_power(V v, V k, V a, V b, Exponent<A> gamma) {
   return v;
 }
 
+// Both formulas take the one exponential that they need ready made: see run_formula.
+
 // Hard targets, written for a negative (t = 0); a positive is the same at z = -x with grad negated.
 //   m = sigmoid(z);  loss = m^g softplus(z);  dloss/dz = m^g (m + g (1 - m) softplus(z))
 // Returned without the factor m^g (kept apart: it takes the weights in one multiplication).
-template <class T>
+template <class V>
 struct Hard {
-  T modulation, loss, grad;
+  V modulation, loss, grad;
 };
 
-template <int P, class T, class A>
-inline Hard<T> hard_formula(T z, Exponent<A> gamma) {
-  const T e = exp_clamped(A(0) - z);
-  const T m = reciprocal(A(1) + e);         // sigmoid(z)
-  const T c = m * e;                        // 1 - m, without cancellation
-  const T b = neg_log1m(vmin(c, m));        // log1p(exp(-|z|))
-  const T sp = b + at_least(A(0), z);
-  const T mg = power<P>(m, at_most(A(0), z), b, gamma);
+// e = exp(-z)
+template <int P, class V, class A>
+inline Hard<V> hard_formula(V z, V e, Exponent<A> gamma) {
+  const V m = A(1) / (A(1) + e);            // sigmoid(z)
+  const V c = m * e;                        // 1 - m, without cancellation
+  const V b = neg_log1m(vmin(c, m));        // log1p(exp(-|z|))
+  const V sp = b + at_least(A(0), z);
+  const V mg = power<P>(m, at_most(A(0), z), b, gamma);
   if constexpr (P == kPower0) return {mg, sp, m};
   else return {mg, sp, m + c * gamma.whole * finite(sp)};
 }
@@ -53,11 +55,15 @@ inline Hard<T> hard_formula(T z, Exponent<A> gamma) {
 // Soft targets, label smoothing: k = t + p - 2tp, t' = t (1 - eps) + eps / 2,
 //   B = pw t' softplus(-x) + (1 - t') softplus(x);  loss = k^g B
 //   dloss/dx = k^g [(1 - t') p - pw t' q + g (1 - 2t) (p q / k) B]
-template <int P, class V, class A>
-inline Element<V> soft_formula(V x, V t, V pw, A eps, Exponent<A> gamma) {
-  const V zero = V{}, one = zero + A(1);
+// e = exp(-|x|), 0 where that is no longer a normal number
+template <class V>
+inline V soft_exponential(V x) {
   const V ax = x < 0 ? -x : x;
-  const V e = ax > largest_exponent(A(0)) ? zero : exp_clamped(-ax);
+  return ax > largest_exponent(x[0]) ? V{} : exp_clamped(-ax);
+}
+template <int P, class V, class A>
+inline Element<V> soft_formula(V x, V e, V t, V pw, A eps, Exponent<A> gamma) {
+  const V zero = V{}, one = zero + A(1);
   const V r = one / (one + e), er = e * r;
   const V p = x < 0 ? er : r, q = x < 0 ? r : er;
   const V b = neg_log1m(er);

@@ -5,44 +5,33 @@
 // coefficients rounded to fp32. fp64 goes through libm lane by lane: it is there for gradient
 // checks, not for speed. Denormals are flushed by the caller (FlushDenormals), so they cost nothing.
 
-// 2^f on |f| <= 1/2: 9.4e-8
-template <class T>
-inline T exp2_polynomial(T f) {
-  T p = f * 0.0013264694716781378f + 0.009671534411609173f;
-  p = p * f + 0.05550733953714371f;
-  p = p * f + 0.24022242426872253f;
-  p = p * f + 0.6931470036506653f;
-  return p * f + 1.0f;
-}
-
 // 1.5 * 2^23 rounds a small number to an integer in the low bits; 127 more makes those a biased exponent.
 constexpr float kRound = 12582912.0f + 127.0f;
-inline VF to_power_of_two(VF rounded) { return (VF)((IF)rounded << 23); }
-inline Pair<VF> to_power_of_two(Pair<VF> r) { return {to_power_of_two(r.a), to_power_of_two(r.b)}; }
-
 constexpr float kLog2E = 1.44269504f;
+inline VF to_power_of_two(VF rounded) { return (VF)((IF)rounded << 23); }
 
-// x log2(e) - n to full precision, given y = x log2(e) rounded.
-inline VF remainder(VF x, VF y, VF n) {
-  // Written as a fused operation, or the compiler takes x * kLog2E for y and what rounding lost for 0.
-#if defined(IMBAL_AVX512)
-  return (y - n) + (VF)_mm512_fmsub_ps((__m512)x, _mm512_set1_ps(kLog2E), (__m512)y);
-#elif defined(IMBAL_AVX2)
-  return (y - n) + (VF)_mm256_fmsub_ps((__m256)x, _mm256_set1_ps(kLog2E), (__m256)y);
-#else
-  return ((x - n * 0.693359375f) + n * 2.12194440e-4f) * kLog2E;
-#endif
+// x - n ln 2. Without fused operations ln 2 goes in two parts, the first short enough for n times it to be
+// exact; with them its rounding is all that is lost, n * 2e-9.
+inline VF remainder(VF x, VF n) {
+  if constexpr (kFused) return x - n * 0.693147181f;
+  else return (x - n * 0.693359375f) + n * 2.12194440e-4f;
 }
-inline Pair<VF> remainder(Pair<VF> x, Pair<VF> y, Pair<VF> n) {
-  return {remainder(x.a, y.a, n.a), remainder(x.b, y.b, n.b)};
+
+// exp(r) on |r| <= ln(2) / 2: 9.4e-8
+inline VF exp_polynomial(VF r) {
+  VF p = r * 8.290229365229607e-3f + 4.189838841557503e-2f;
+  p = p * r + 0.16667640209197998f;
+  p = p * r + 0.49999144673347473f;
+  p = p * r + 0.9999997019767761f;
+  return p * r + 1.0f;
 }
 
 // 2^up exp(hi + lo), |lo| small against the rounding of hi; 0 where that is no longer a normal number.
 inline VF exp_sum(VF hi, VF lo, float up) {
   const VF least = VF{} - (87.336f + up * 0.6931472f);
-  const VF rounded = vmax(least, at_most(0.0f, hi + lo)) * kLog2E + kRound, n = rounded - kRound;
-  const VF f = ((hi - n * 0.693359375f) + (n * 2.12194440e-4f + lo)) * kLog2E;
-  return hi + lo < least ? VF{} : exp2_polynomial(f) * to_power_of_two(rounded + up);
+  const VF rounded = vmax(least, at_most(0.0f, hi + lo)) * kLog2E + kRound;
+  const VF r = remainder(hi, rounded - kRound) + lo;
+  return hi + lo < least ? VF{} : exp_polynomial(r) * to_power_of_two(rounded + up);
 }
 
 // Where exp(-x) leaves the normal numbers.
@@ -50,24 +39,19 @@ constexpr float largest_exponent(float) { return 87.3f; }
 constexpr double largest_exponent(double) { return 708.0; }
 
 // exp(x) for x clamped to [-87.3, 88]
-template <class T>
-inline T exp_clamped(T x) {
+inline VF exp_clamped(VF x) {
   x = at_least(-87.3f, at_most(88.0f, x));
-  const T y = x * kLog2E, rounded = y + kRound, n = rounded - kRound;
-  const T f = remainder(x, y, n);
-  return exp2_polynomial(f) * to_power_of_two(rounded);
+  const VF rounded = x * kLog2E + kRound;
+  return exp_polynomial(remainder(x, rounded - kRound)) * to_power_of_two(rounded);
 }
 
-// -log(1 - y) for y in [0, 1/2]: 1.6e-7
-template <class T>
-inline T neg_log1m(T y) {
-  T p = y * 1.1606124639511108f - 1.0361649990081787f;
-  p = p * y + 7.516146898269653e-1f;
-  p = p * y + 5.0824109464883804e-2f;
-  p = p * y + 2.6966285705566406e-1f;
-  p = p * y + 3.3212924003601074e-1f;
-  p = p * y + 5.000246167182922e-1f;
-  p = p * y + 1.0f;
+// -log(1 - y) for y in [0, 1/2]: 1.6e-7. In powers of y^2 (Estrin), a shorter chain of operations.
+inline VF neg_log1m(VF y) {
+  const VF q = y * y;
+  VF p = y * 1.1606124639511108f - 1.0361649990081787f;
+  p = p * q + (y * 7.516146898269653e-1f + 5.0824109464883804e-2f);
+  p = p * q + (y * 2.6966285705566406e-1f + 3.3212924003601074e-1f);
+  p = p * q + (y * 5.000246167182922e-1f + 1.0f);
   return p * y;
 }
 
@@ -89,8 +73,6 @@ inline VD lanes(VD x, F f) {
 inline VD exp_sum(VD hi, VD lo, double up) { return lanes(hi + lo, ::exp) * ::exp2(up); }
 inline VD exp_clamped(VD x) { return lanes(at_most(700.0, x), ::exp); }
 inline VD neg_log1m(VD y) { return -lanes(-y, ::log1p); }
-inline Pair<VD> exp_clamped(Pair<VD> x) { return {exp_clamped(x.a), exp_clamped(x.b)}; }
-inline Pair<VD> neg_log1m(Pair<VD> y) { return {neg_log1m(y.a), neg_log1m(y.b)}; }
 inline VD log_normal(VD x) { return lanes(x, ::log); }
 
 // For a factor that is below 1e-38 wherever v is above 1e30: 0 * inf stays 0. A NaN stays one.

@@ -41,16 +41,21 @@ inline void store(A* p, Vec<A> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// Whether a * b + c is one operation, rounded once (-ffp-contract).
+#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
+constexpr bool kFused = true;
+#else
+constexpr bool kFused = false;
+#endif
+
 // Both return b when either is NaN, as the x86 instructions do: pass the data second.
 #if defined(IMBAL_AVX512)
 inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
-inline VF estimate_reciprocal(VF d) { return (VF)_mm512_rcp14_ps((__m512)d); }
 inline bool any(IF m) { return _mm512_movepi32_mask((__m512i)m) != 0; }
 #elif defined(IMBAL_AVX2)
 inline VF vmin(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
-inline VF estimate_reciprocal(VF d) { return (VF)_mm256_rcp_ps((__m256)d); }
 inline bool any(IF m) { return _mm256_movemask_ps((__m256)m) != 0; }
 #else
 inline VF vmin(VF a, VF b) { return a < b ? a : b; }
@@ -88,47 +93,8 @@ struct Sum {
   }
 };
 
-// Two vectors worked on at once, operation by operation. The formulas are long chains of dependent
-// operations; with two of them in flight a core's pipes have something to do.
-template <class V>
-struct Pair {
-  V a, b;
-};
-#define IMBAL_PAIR_OPERATOR(op)                                                                   \
-  template <class V>                                                                              \
-  inline Pair<V> operator op(Pair<V> x, Pair<V> y) { return {x.a op y.a, x.b op y.b}; }           \
-  template <class V, class S>                                                                     \
-  inline Pair<V> operator op(Pair<V> x, S y) { return {x.a op y, x.b op y}; }                     \
-  template <class S, class V>                                                                     \
-  inline Pair<V> operator op(S x, Pair<V> y) { return {x op y.a, x op y.b}; }
-IMBAL_PAIR_OPERATOR(+)
-IMBAL_PAIR_OPERATOR(-)
-IMBAL_PAIR_OPERATOR(*)
-IMBAL_PAIR_OPERATOR(/)
-#undef IMBAL_PAIR_OPERATOR
-
-// Limits of a vector or a pair against a number; a NaN in v stays.
+// Limits of a vector against a number; a NaN in v stays.
 template <class S, class V>
 inline V at_most(S limit, V v) { return vmin(V{} + limit, v); }
 template <class S, class V>
 inline V at_least(S limit, V v) { return vmax(V{} + limit, v); }
-template <class S, class V>
-inline Pair<V> at_most(S limit, Pair<V> v) { return {at_most(limit, v.a), at_most(limit, v.b)}; }
-template <class S, class V>
-inline Pair<V> at_least(S limit, Pair<V> v) { return {at_least(limit, v.a), at_least(limit, v.b)}; }
-
-// 1 / d to 1.4e-7: half the pipe slots of a division.
-#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
-inline VF reciprocal(VF d) {
-  const VF r = estimate_reciprocal(d);
-  return r * (2.0f - d * r);
-}
-#else
-inline VF reciprocal(VF d) { return 1.0f / d; }
-#endif
-inline VD reciprocal(VD d) { return 1.0 / d; }
-template <class V>
-inline Pair<V> reciprocal(Pair<V> d) { return {reciprocal(d.a), reciprocal(d.b)}; }
-
-template <class V>
-inline Pair<V> vmin(Pair<V> x, Pair<V> y) { return {vmin(x.a, y.a), vmin(x.b, y.b)}; }

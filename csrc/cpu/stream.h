@@ -154,15 +154,29 @@ struct Scalars {
   }
 };
 
+// A hard target's logit as its formula takes it: negated at the positives.
+template <class A>
+inline Vec<A> hard_argument(const Buffers<A>& b, int64_t v, Vec<A> x) {
+  if (b.kind[v] == kBackground) return x;
+  return load(b.t + v * Simd<A>::W) == A(1) ? -x : x;
+}
+
+template <class A>
+inline Vec<A> exponential(const Buffers<A>& b, const Chunk<A>& c, int64_t v) {
+  const Vec<A> x = load(c.x + v * Simd<A>::W);
+  return b.kind[v] == kSoft ? soft_exponential(x) : exp_clamped(-hard_argument(b, v, x));
+}
+
 // One vector of anything: background, hard or soft targets, with every factor.
 template <class A, int P>
-inline Element<Vec<A>> one_vector(const Scalars<A>& k, const Buffers<A>& b, const Chunk<A>& c, int64_t v) {
+inline Element<Vec<A>> one_vector(const Scalars<A>& k, const Buffers<A>& b, const Chunk<A>& c, int64_t v,
+                                  Vec<A> exponential) {
   using V = Vec<A>;
   const V zero = {}, one = zero + A(1);
   const int64_t i = v * Simd<A>::W;
   const V x = load(c.x + i), up = c.upstream ? load(c.upstream + i) * k.grad_scale : zero + k.grad_scale;
   if (b.kind[v] == kBackground) {
-    const Hard<V> e = hard_formula<P>(x, k.gamma);
+    const Hard<V> e = hard_formula<P>(x, exponential, k.gamma);
     const V f = (c.factor ? load(c.factor + i) : zero + k.negative) * e.modulation;
     return {weigh(f, e.loss), f * up * e.grad};
   }
@@ -171,51 +185,71 @@ inline Element<Vec<A>> one_vector(const Scalars<A>& k, const Buffers<A>& b, cons
   V f = c.factor ? load(c.factor + i) : is_pos ? zero + k.positive : t * k.positive + (one - t) * k.negative;
   Element<V> e;
   if (b.kind[v] == kSoft) {
-    e = soft_formula<P>(x, t, pw, k.smoothing, k.gamma);
+    e = soft_formula<P>(x, exponential, t, pw, k.smoothing, k.gamma);
   } else {
-    const Hard<V> h = hard_formula<P>(V(is_pos ? -x : x), k.gamma);
+    const Hard<V> h = hard_formula<P>(hard_argument(b, v, x), exponential, k.gamma);
     e = {h.modulation * h.loss, h.modulation * (is_pos ? -h.grad : h.grad)};
     f *= is_pos ? pw : one;
   }
   return {ignored ? zero : weigh(f, e.loss), ignored ? zero : f * up * e.grad};
 }
 
+// Vectors worked on at a time: first the exponentials of all, then the rest, because two short chains of
+// dependent operations leave a core more to do at once than one long chain. They are summed in the
+// compute type before they go to fp64.
+constexpr int kBlock = 64;
+
+// Elements from here to what is fetched from memory meanwhile: a hardware prefetcher stops at each page.
+constexpr int kAhead = 1024;
+
+// A block of nothing but background and no factor but the scalars: nearly all of a detector's outputs.
 template <class A, int P>
-double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c) {
+inline Vec<A> background_block(const A* x, A* grad, Exponent<A> gamma, A factor, A grad_factor) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
-  constexpr int kBlock = 16;  // vectors summed in the compute type before they go to fp64
-  const Scalars<A> k(s);
-  const V zero = {};
-  const A grad_factor = k.negative * k.grad_scale;
-  const bool plain = !c.factor && !c.upstream && !c.loss;
+  V exponentials[kBlock], sum = {};
+  for (int v = 0; v < kBlock; ++v) {
+    __builtin_prefetch(x + v * W + kAhead);
+    if (grad) __builtin_prefetch(grad + v * W + kAhead, 1);
+    exponentials[v] = exp_clamped(-load(x + v * W));
+  }
+  for (int v = 0; v < kBlock; ++v) {
+    const Hard<V> e = hard_formula<P>(load(x + v * W), exponentials[v], gamma);
+    sum += e.modulation * e.loss;
+    if (grad) store(grad + v * W, V(e.modulation * grad_factor * e.grad));
+  }
+  return weigh(V{} + factor, sum);
+}
 
+template <class A, int P>
+inline Vec<A> any_block(const Scalars<A>& k, const Buffers<A>& b, const Chunk<A>& c, int64_t v0, int n) {
+  constexpr int W = Simd<A>::W;
+  Vec<A> exponentials[kBlock], sum = {};
+  for (int v = 0; v < n; ++v) exponentials[v] = exponential(b, c, v0 + v);
+  for (int v = 0; v < n; ++v) {
+    const Element<Vec<A>> e = one_vector<A, P>(k, b, c, v0 + v, exponentials[v]);
+    sum += e.loss;
+    if (c.loss) store(c.loss + (v0 + v) * W, e.loss);
+    if (c.grad) store(c.grad + (v0 + v) * W, e.grad);
+  }
+  return sum;
+}
+
+template <class A, int P>
+double run_formula(const SigmoidLoss& s, const Buffers<A>& b, const Chunk<A>& c) {
+  constexpr int W = Simd<A>::W;
+  const Scalars<A> k(s);
+  const bool plain = !c.factor && !c.upstream && !c.loss;
   Sum sum;
-  for (int64_t v0 = 0; v0 < c.vectors; v0 += kBlock) {
-    V acc = zero, background = zero;  // the second without its factor, which is the same for all of it
-    const int64_t v1 = v0 + kBlock < c.vectors ? v0 + kBlock : c.vectors;
-    int64_t v = v0;
-    while (v < v1) {
-      const int64_t i = v * W;
-      if (plain && P != kPowerAny && v + 1 < v1 && (b.kind[v] | b.kind[v + 1]) == kBackground) {
-        // Nearly all of a detector's outputs: nothing but the logits is read.
-        const Pair<V> x{load(c.x + i), load(c.x + i + W)};
-        const Hard<Pair<V>> e = hard_formula<P == kPowerAny ? kPower0 : P>(x, k.gamma);
-        background = e.modulation.a * e.loss.a + background;
-        background = e.modulation.b * e.loss.b + background;
-        const Pair<V> grad = e.modulation * grad_factor * e.grad;
-        if (c.grad) store(c.grad + i, grad.a);
-        if (c.grad) store(c.grad + i + W, grad.b);
-        v += 2;
-        continue;
-      }
-      const Element<V> e = one_vector<A, P>(k, b, c, v);
-      acc += e.loss;
-      if (c.loss) store(c.loss + i, e.loss);
-      if (c.grad) store(c.grad + i, e.grad);
-      ++v;
-    }
-    sum.add(V(acc + weigh(zero + k.negative, background)));
+  for (int64_t v = 0; v < c.vectors; v += kBlock) {
+    const int n = c.vectors - v < kBlock ? c.vectors - v : kBlock;
+    int kinds = kBackground;
+    for (int i = 0; i < n; ++i) kinds |= b.kind[v + i];
+    if (plain && kinds == kBackground && n == kBlock)
+      sum.add(background_block<A, P>(c.x + v * W, c.grad ? c.grad + v * W : nullptr, k.gamma, k.negative,
+                                     k.negative * k.grad_scale));
+    else
+      sum.add(any_block<A, P>(k, b, c, v, n));
   }
   return sum.total();
 }
