@@ -52,26 +52,28 @@ constexpr bool kFused = false;
 #if defined(IMBAL_AVX512)
 inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
-inline bool any(IF m) { return _mm512_movepi32_mask((__m512i)m) != 0; }
 #elif defined(IMBAL_AVX2)
 inline VF vmin(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
-inline bool any(IF m) { return _mm256_movemask_ps((__m256)m) != 0; }
 #else
 inline VF vmin(VF a, VF b) { return a < b ? a : b; }
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
-inline bool any(IF m) {
-  int32_t r = 0;
-  for (int i = 0; i < Simd<float>::W; ++i) r |= m[i];
-  return r != 0;
-}
 #endif
 inline VD vmin(VD a, VD b) { return a < b ? a : b; }
 inline VD vmax(VD a, VD b) { return a > b ? a : b; }
-inline bool any(ID m) {
-  int64_t r = 0;
-  for (int i = 0; i < Simd<double>::W; ++i) r |= m[i];
+
+// Whether a lane of a comparison's result is set.
+template <class A>
+inline bool any(typename Simd<A>::I m) {
+#if defined(IMBAL_AVX512)
+  return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
+#elif defined(IMBAL_AVX2)
+  return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#else
+  int r = 0;
+  for (int i = 0; i < Simd<A>::W; ++i) r += m[i] != 0;
   return r != 0;
+#endif
 }
 
 // A sum in fp64 of vectors of the compute type.

@@ -64,13 +64,13 @@ int64_t decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   for (int64_t v = 0; v * W < n; ++v) {
     const V t = load(b.t + v * W);
     const auto skip = t == ignored, hard = (t == zero) | (t == one) | skip;
-    if (bad < 0 && any(((t < zero) | (t > one)) & ~skip)) {
+    if (bad < 0 && any<A>(((t < zero) | (t > one)) & ~skip)) {
       for (int64_t i = v * W; bad < 0; ++i)
         if (b.t[i] != A(s.ignore_index) && (b.t[i] < 0 || b.t[i] > 1)) bad = begin + i;
     }
     store(b.t + v * W, V(skip ? mark : t));
-    b.kind[v] = s.smoothing != 0 || any(~hard) ? kSoft : any(t != zero) ? kHard : kBackground;
-    if (any(skip) && b.kind[v] == kBackground) b.kind[v] = kHard;  // ignore_index = 0
+    b.kind[v] = s.smoothing != 0 || any<A>(~hard) ? kSoft : any<A>(t != zero) ? kHard : kBackground;
+    if (any<A>(skip) && b.kind[v] == kBackground) b.kind[v] = kHard;  // ignore_index = 0
   }
   return bad;
 }
