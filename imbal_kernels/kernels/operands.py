@@ -14,7 +14,7 @@ def class_of_row(ptr, row, mask, C, ignore_index):
     Judged in 64 bits: 2^32 + 5 is not class 5.
     """
     label = tl.load(ptr + row, mask=mask, other=0).to(tl.int64)
-    return label.to(tl.int32), mask & (label != ignore_index), (label >= -1) & (label <= C)
+    return label.to(tl.int32), mask & (label != ignore_index), (label + 1).to(tl.uint64) <= C + 1
 
 
 @triton.jit

@@ -84,6 +84,9 @@ def plan(
     patches = triton.cdiv(block // classes + 2, vectors) if positive is not None else 0
     programs = triton.cdiv(numel, block)
     alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
+    # A pos_weight is the patch's, where there is one. A scale_tensor of 0 would have to be read.
+    factors = weights if positive is None else (weight, alpha_per_class)
+    zero = any(f is not None for f in factors) or 0 in (alpha_pos * scale, alpha_neg * scale) or label_smoothing != 0
     log2_classes = classes.bit_length() - 1
 
     grad = torch.empty_like(input) if want_grad else input.new_empty(0)
@@ -104,7 +107,7 @@ def plan(
         FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind, DENSE=dense,
         WEIGHT=_mode(weight, input.shape), POS_WEIGHT=_mode(pos_weight, input.shape),
         ALPHA=_mode(alpha_per_class, input.shape), UPSTREAM=_mode(upstream, input.shape), LOSS=loss_mode,
-        SPAN=span, PATCHES=patches, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),
+        SPAN=span, PATCHES=patches, ZERO=zero, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),
         VECTORS=vectors, TILES=tiles,
     )  # fmt: skip
     launches = [Launch(streaming.sigmoid_kernel, programs, args)] if numel else []

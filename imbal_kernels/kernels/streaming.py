@@ -36,7 +36,7 @@ def _row_of(flat, C, multiplier, shift):
 @triton.jit
 def _lane_codes(lanes, hit, counted, known):
     """Two bits a lane, at lane and at lane + 16: 00 background, 01 the label's, 10 ignored, 11 bad."""
-    return tl.where(counted, tl.where(known, hit & lanes, lanes | (lanes << 16)), lanes << 16)
+    return tl.where(counted, tl.where(known, hit, lanes | (lanes << 16)), lanes << 16)
 
 
 @triton.jit
@@ -74,9 +74,9 @@ def _tile(
             target = _lane_codes(tl.full((), 0xFFFF, tl.int32), _bit(label - col), counted, known)
         else:
             lanes = (1 << tl.minimum(left, 16)) - 1
-            target = _lane_codes(lanes, _bit(label - col), counted, known)
+            target = _lane_codes(lanes, _bit(label - col) & lanes, counted, known)
             label, counted, known = class_of_row(target_ptr, row + 1, mask_next, C, ignore_index)
-            target |= _lane_codes(0xFFFF - lanes, _bit(label + left), counted, known)
+            target |= _lane_codes(0xFFFF - lanes, _bit(label + left) & (0xFFFF - lanes), counted, known)
         counts = 1.0
     x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask), FAST)
     if not DENSE:
@@ -117,7 +117,7 @@ def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
 def _finish_tile(
     tile, scalars, outputs, losses, offsets, mask, FORMULA: tl.constexpr, KIND: tl.constexpr, TARGETS: tl.constexpr,
     DENSE: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, SPAN: tl.constexpr,
-    TERMS: tl.constexpr, FAST: tl.constexpr,
+    ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Evaluate a tile, write what is asked for, and return the losses with the tile's added."""
     x, target, counts, weight, pos_weight, alpha = tile
@@ -138,7 +138,7 @@ def _finish_tile(
     else:
         target = target if DENSE else (target != 0).to(x.dtype)
         w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
-    a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, TERMS, FAST)
+    a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, ZERO, TERMS, FAST)
     loss = tl.where(skip, fill, a * b)
     if LOSS == ELEMENTWISE:
         tl.store(loss_ptr + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
@@ -173,7 +173,7 @@ def _patch(
     pos_weight = optional(pos_weight_ptr, MODES[1], offsets, row, label, mask)
     alpha_pos, alpha_neg = _alphas(optional(alpha_ptr, MODES[2], offsets, row, label, mask), scalars, MODES[2])
     w = alpha_pos * pos_weight * weight
-    a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, TERMS, FAST)
+    a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, True, TERMS, FAST)
     loss_ptr, grad_ptr, upstream_ptr = outputs
     if LOSS == ELEMENTWISE:
         tl.store(loss_ptr + offsets, (a * b).to(loss_ptr.dtype.element_ty), mask=mask)
@@ -190,7 +190,7 @@ def sigmoid_kernel(
     ignore_index: tl.int64, alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64,
     FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr, KIND: tl.constexpr, DENSE: tl.constexpr,
     WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
-    SPAN: tl.constexpr, PATCHES: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+    SPAN: tl.constexpr, PATCHES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
     VECTORS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -235,7 +235,7 @@ def sigmoid_kernel(
             tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
         losses = _finish_tile(
             here, scalars, outputs, losses, here_first + lane, here_first + 16 <= limit,
-            FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, TERMS, FAST,
+            FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, ZERO, TERMS, FAST,
         )  # fmt: skip
     sums = tl.sum(losses, axis=1)
     if SPAN != ONE_ROW:
@@ -244,7 +244,7 @@ def sigmoid_kernel(
             rest = _tile(pointers, geometry, last, DENSE, MODES, MANY_ROWS, True, FAST)
             tail = _finish_tile(
                 rest, scalars, outputs, tl.zeros((1, 16), T), last + lane, last + lane < limit,
-                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, MANY_ROWS, TERMS, FAST,
+                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, MANY_ROWS, ZERO, TERMS, FAST,
             )  # fmt: skip
             sums += tl.where(tl.arange(0, VECTORS) == 0, tl.sum(tail), 0.0)
     if PATCHES > 0:
