@@ -60,8 +60,10 @@ def optional(ptr, MODE: tl.constexpr, offsets, row, col, mask):
 
 
 @triton.jit
-def optional_two_rows(ptr, MODE: tl.constexpr, offsets, row, col, mask, mask_next, in_first):
-    """optional for vectors that may end in the next row."""
+def optional_in_tile(ptr, MODE: tl.constexpr, offsets, row, col, mask, mask_next, in_first):
+    """optional for vectors that may end in the next row; a col is a class even where mask is off."""
+    if MODE == PER_CLASS:
+        return tl.load(ptr + col)
     value = optional(ptr, MODE, offsets, row, col, mask)
     if MODE == PER_ROW:
         return tl.where(in_first, value, optional(ptr, MODE, offsets, row + 1, col, mask_next))

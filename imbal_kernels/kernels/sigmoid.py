@@ -65,7 +65,7 @@ def plan(
     input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
     label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
 ):  # fmt: skip
-    """(loss, grad, launches) for the raw op's arguments; touches no data."""
+    """(loss, grad, launches) for the raw op's arguments."""
     rows, classes = input.shape
     numel, itemsize = input.numel(), input.element_size()
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -76,10 +76,16 @@ def plan(
     vectors, tiles = TILE[itemsize]
     formula, positive, targets = _formula(target, span, label_smoothing)
     weights = (weight, pos_weight, alpha_per_class)
+    modes = [_mode(tensor, input.shape) for tensor in weights]
     if positive is None:
         tiles = min(tiles, MIXED_TILES)
-    elif any(_mode(tensor, input.shape) in BY_ELEMENT for tensor in weights):
+    elif any(mode in BY_ELEMENT for mode in modes):
         tiles = min(tiles, WEIGHTED_TILES)
+    if span == streaming.TWO_ROWS.value:
+        weight, pos_weight, alpha_per_class = (
+            tensor.repeat(1, streaming.PERIODS) if mode == operands.PER_CLASS.value else tensor
+            for tensor, mode in zip(weights, modes, strict=True)
+        )
     block = vectors * tiles * 16
     patches = triton.cdiv(block // classes + 2, vectors) if positive is not None else 0
     programs = triton.cdiv(numel, block)
@@ -105,8 +111,7 @@ def plan(
         multiplier=(1 << 31 + log2_classes) // classes + 1, shift=log2_classes, row_multiplier=(1 << 63) // classes + 1,
         alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
         FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind, DENSE=dense,
-        WEIGHT=_mode(weight, input.shape), POS_WEIGHT=_mode(pos_weight, input.shape),
-        ALPHA=_mode(alpha_per_class, input.shape), UPSTREAM=_mode(upstream, input.shape), LOSS=loss_mode,
+        WEIGHT=modes[0], POS_WEIGHT=modes[1], ALPHA=modes[2], UPSTREAM=_mode(upstream, input.shape), LOSS=loss_mode,
         SPAN=span, PATCHES=patches, ZERO=zero, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),
         VECTORS=vectors, TILES=tiles,
     )  # fmt: skip

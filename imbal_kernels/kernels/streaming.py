@@ -19,11 +19,12 @@ from .operands import (
     dense_target,
     first_offset,
     optional,
-    optional_two_rows,
+    optional_in_tile,
 )
 
 # Rows that a vector of 16 can touch: one (C % 16 == 0), two (C > 16), or any number.
 ONE_ROW, TWO_ROWS, MANY_ROWS = (tl.constexpr(i) for i in range(3))
+PERIODS = 5  # 4, and what a vector reads beyond them
 NO_LOSS, ELEMENTWISE, SUM = (tl.constexpr(i) for i in range(3))
 
 
@@ -51,7 +52,7 @@ def _tile(
 ):  # fmt: skip
     """Load a tile: logits, dense target or lane codes, counts, weight, pos_weight, alpha."""
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
-    limit, remainder, C, multiplier, shift, ignore_index = geometry
+    limit, remainder, base_row, C, multiplier, shift, ignore_index = geometry
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     lane = tl.arange(0, 16)[None, :]
     offsets = first + lane
@@ -86,10 +87,11 @@ def _tile(
         col = col + lane
     elif SPAN == TWO_ROWS:
         in_first = nm.like(lane + tl.zeros_like(offsets), x, FAST) < left
-        col = tl.where(in_first, col + lane, lane - left)
-    weight = optional_two_rows(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)
-    pos_weight = optional_two_rows(pos_weight_ptr, MODES[1], offsets, row, col, mask, mask_next, in_first)
-    alpha = optional_two_rows(alpha_ptr, MODES[2], offsets, row, col, mask, mask_next, in_first)
+        # Tensors by class come PERIODS times over: a vector begins at a multiple of 4, whatever C is.
+        col = (col + ((base_row + row) & 3) * C >> 2) * 4 + lane
+    weight = optional_in_tile(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)
+    pos_weight = optional_in_tile(pos_weight_ptr, MODES[1], offsets, row, col, mask, mask_next, in_first)
+    alpha = optional_in_tile(alpha_ptr, MODES[2], offsets, row, col, mask, mask_next, in_first)
     return x, target, counts, weight, pos_weight, alpha
 
 
@@ -157,13 +159,13 @@ def _finish_tile(
 
 
 @triton.jit
-def _patch(
-    pointers, geometry, scalars, outputs, row, last_row, FORMULA: tl.constexpr, KIND: tl.constexpr,
-    MODES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+def _positives(
+    pointers, geometry, scalars, upstream_ptr, row, last_row, FORMULA: tl.constexpr, KIND: tl.constexpr,
+    MODES: tl.constexpr, UPSTREAM: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """Write the positives of the given rows that lie in the block; returns their losses."""
+    """(offsets, mask, losses, gradients) of the given rows' positives; the loss of a bad row is NaN."""
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
-    limit, remainder, C, multiplier, shift, ignore_index = geometry
+    limit, remainder, _, C, multiplier, shift, ignore_index = geometry
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     label, counted, known = class_of_row(target_ptr, row, row <= last_row, C, ignore_index)
     offsets = row * C - remainder + label
@@ -174,13 +176,8 @@ def _patch(
     alpha_pos, alpha_neg = _alphas(optional(alpha_ptr, MODES[2], offsets, row, label, mask), scalars, MODES[2])
     w = alpha_pos * pos_weight * weight
     a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, True, TERMS, FAST)
-    loss_ptr, grad_ptr, upstream_ptr = outputs
-    if LOSS == ELEMENTWISE:
-        tl.store(loss_ptr + offsets, (a * b).to(loss_ptr.dtype.element_ty), mask=mask)
-    if grad_ptr is not None:
-        grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
-        tl.store(grad_ptr + offsets, grad.to(grad_ptr.dtype.element_ty), mask=mask)
-    return tl.where(mask, a * b, tl.where(counted & (known == 0), float("nan"), 0.0))
+    grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
+    return offsets, mask, tl.where(mask, a * b, tl.where(counted & (known == 0), float("nan"), 0.0)), grad
 
 
 @triton.jit(do_not_specialize=["numel", "multiplier", "shift", "row_multiplier", "ignore_index"])
@@ -210,7 +207,7 @@ def sigmoid_kernel(
         pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != NONE else None,
         alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != NONE else None,
     )
-    geometry = (limit, remainder, C, multiplier, shift, ignore_index)
+    geometry = (limit, remainder, row.to(tl.int32), C, multiplier, shift, ignore_index)
     outputs = (
         loss_ptr + start if LOSS == ELEMENTWISE else loss_ptr,
         grad_ptr + start if grad_ptr is not None else None,
@@ -228,16 +225,28 @@ def sigmoid_kernel(
     first = tl.arange(0, VECTORS)[:, None] * 16
     tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
     losses = tl.zeros((VECTORS, 16), T)
+    sums = tl.zeros((VECTORS,), T)
+    last_row = _row_of(remainder + limit - 1, C, multiplier, shift)
+    patches = ()
     for i in tl.static_range(TILES):
         here, here_first = tile, first
-        if i + 1 < TILES:  # before the store: no load moves over a store that may alias
+        # What comes next is loaded before the store: no load moves over a store that may alias.
+        if i + 1 < TILES:
             first += VECTORS * 16
             tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
+        else:
+            for j in tl.static_range(PATCHES):
+                patch = _positives(
+                    pointers, geometry, scalars, outputs[2], j * VECTORS + tl.arange(0, VECTORS), last_row,
+                    POSITIVE, KIND, MODES, UPSTREAM, TERMS, FAST,
+                )  # fmt: skip
+                sums += patch[2]
+                patches += (patch,)
         losses = _finish_tile(
             here, scalars, outputs, losses, here_first + lane, here_first + 16 <= limit,
             FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, ZERO, TERMS, FAST,
         )  # fmt: skip
-    sums = tl.sum(losses, axis=1)
+    sums += tl.sum(losses, axis=1)
     if SPAN != ONE_ROW:
         if limit % 16 != 0:
             last = tl.full((1, 1), limit // 16 * 16, tl.int32)
@@ -249,12 +258,12 @@ def sigmoid_kernel(
             sums += tl.where(tl.arange(0, VECTORS) == 0, tl.sum(tail), 0.0)
     if PATCHES > 0:
         tl.debug_barrier()  # a positive's gradient replaces what its tile has written
-        last_row = _row_of(remainder + limit - 1, C, multiplier, shift)
-        for i in tl.static_range(PATCHES):
-            sums += _patch(
-                pointers, geometry, scalars, outputs, i * VECTORS + tl.arange(0, VECTORS), last_row,
-                POSITIVE, KIND, MODES, UPSTREAM, LOSS, TERMS, FAST,
-            )  # fmt: skip
+        for j in tl.static_range(PATCHES):
+            offsets, mask, loss, grad = patches[j]
+            if LOSS == ELEMENTWISE:
+                tl.store(outputs[0] + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
+            if grad_ptr is not None:
+                tl.store(outputs[1] + offsets, grad.to(grad_ptr.dtype.element_ty), mask=mask)
     if LOSS == SUM:
         tl.store(loss_ptr + program, tl.sum(sums))
 
