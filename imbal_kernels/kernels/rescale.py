@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Launch, on_device
+from .launch import Launch, cdiv, on_device
 
 BLOCK = 4096
 
@@ -30,7 +30,7 @@ def _rescale_kernel(grad_ptr, upstream_ptr, numel: tl.int64, BLOCK: tl.constexpr
 
 def plan(grad: torch.Tensor, upstream: torch.Tensor) -> Launch:
     args = dict(grad_ptr=grad, upstream_ptr=upstream, numel=grad.numel(), BLOCK=BLOCK)
-    return Launch(_rescale_kernel, triton.cdiv(grad.numel(), BLOCK), args)
+    return Launch(_rescale_kernel, cdiv(grad.numel(), BLOCK), args)
 
 
 def rescale_(grad: torch.Tensor, upstream: torch.Tensor) -> None:

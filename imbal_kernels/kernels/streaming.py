@@ -12,20 +12,11 @@ import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .operands import (
-    NONE,
-    SCALAR,
-    class_of_row,
-    dense_target,
-    first_offset,
-    optional,
-    optional_in_tile,
-)
+from .operands import class_of_row, dense_target, first_offset, optional, optional_in_tile
 
-# Rows that a vector of 16 can touch: one (C % 16 == 0), two (C > 16), or any number.
-ONE_ROW, TWO_ROWS, MANY_ROWS = (tl.constexpr(i) for i in range(3))
+# SPAN, the rows that a vector of 16 can touch: "one row" (C % 16 == 0), "two rows" (C > 16) or "many rows".
+# LOSS, what is written of it: "none", "elementwise" or "sum".
 PERIODS = 5  # 4, and what a vector reads beyond them
-NO_LOSS, ELEMENTWISE, SUM = (tl.constexpr(i) for i in range(3))
 
 
 @triton.jit
@@ -58,7 +49,7 @@ def _tile(
     offsets = first + lane
     # Whole vectors are in or out, else they could not be loaded as such; the rest is the tail's.
     mask = offsets < limit if TAIL else first + 16 <= limit
-    flat = remainder + (offsets if SPAN == MANY_ROWS else first)
+    flat = remainder + (offsets if SPAN == "many rows" else first)
     row = _row_of(flat, C, multiplier, shift)
     col = flat - row * C
     left = C - col
@@ -69,9 +60,9 @@ def _tile(
         target, counts = dense_target(target_ptr, offsets, mask, ignore_index, T)
     else:
         label, counted, known = class_of_row(target_ptr, row, mask, C, ignore_index)
-        if SPAN == MANY_ROWS:
+        if SPAN == "many rows":
             target = _lane_codes(1 << lane, tl.where(label == col, 1 << lane, 0), counted, known)
-        elif SPAN == ONE_ROW:
+        elif SPAN == "one row":
             target = _lane_codes(tl.full((), 0xFFFF, tl.int32), _bit(label - col), counted, known)
         else:
             lanes = (1 << tl.minimum(left, 16)) - 1
@@ -83,9 +74,9 @@ def _tile(
     if not DENSE:
         target = nm.like(target + tl.zeros_like(offsets), x, FAST)
     in_first = offsets >= 0
-    if SPAN == ONE_ROW:
+    if SPAN == "one row":
         col = col + lane
-    elif SPAN == TWO_ROWS:
+    elif SPAN == "two rows":
         in_first = nm.like(lane + tl.zeros_like(offsets), x, FAST) < left
         # Tensors by class come PERIODS times over: a vector begins at a multiple of 4, whatever C is.
         col = (col + ((base_row + row) & 3) * C >> 2) * 4 + lane
@@ -99,7 +90,7 @@ def _tile(
 def _alphas(alpha, scalars, ALPHA: tl.constexpr):
     """(alpha, 1 - alpha), times scale; a negative entry switches alpha off."""
     alpha_pos, alpha_neg = scalars[0], scalars[1]
-    if ALPHA != NONE:
+    if ALPHA != "none":
         alpha_pos = alpha_pos * tl.where(alpha < 0, 1.0, alpha)
         alpha_neg = alpha_neg * tl.where(alpha < 0, 1.0, 1.0 - alpha)
     return alpha_pos, alpha_neg
@@ -107,9 +98,9 @@ def _alphas(alpha, scalars, ALPHA: tl.constexpr):
 
 @triton.jit
 def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
-    if MODE == NONE:
+    if MODE == "none":
         return 1.0
-    elif MODE == SCALAR:
+    elif MODE == "scalar":
         return tl.load(ptr).to(T)
     else:
         return tl.load(ptr + offsets, mask=mask, other=0.0).to(T)
@@ -129,7 +120,7 @@ def _finish_tile(
     skip, fill, codes = counts != 1, counts, target
     if not DENSE:
         bit = 1 << tl.arange(0, 16)[None, :]
-        row_bit = 1 if SPAN == ONE_ROW else bit
+        row_bit = 1 if SPAN == "one row" else bit
         skip = (codes & (row_bit << 16)) != 0
         fill = tl.where((codes & row_bit) != 0, float("nan"), 0.0).to(x.dtype)
         target = codes & bit
@@ -142,12 +133,12 @@ def _finish_tile(
         w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
     a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, ZERO, TERMS, FAST)
     loss = tl.where(skip, fill, a * b)
-    if LOSS == ELEMENTWISE:
+    if LOSS == "elementwise":
         tl.store(loss_ptr + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
     if grad_ptr is not None:
         OUT: tl.constexpr = grad_ptr.dtype.element_ty
         grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, x.dtype)
-        if FAST and SPAN == ONE_ROW and not DENSE and OUT != tl.float32:
+        if FAST and SPAN == "one row" and not DENSE and OUT != tl.float32:
             grad = nm.replace_pairs(grad.to(OUT), codes)
         else:
             grad = tl.where(skip, fill, grad).to(OUT)
@@ -203,15 +194,15 @@ def sigmoid_kernel(
     pointers = (
         x_ptr + start,
         target_ptr + (start if DENSE else row),
-        weight_ptr + first_offset(WEIGHT, start, row) if WEIGHT != NONE else None,
-        pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != NONE else None,
-        alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != NONE else None,
+        weight_ptr + first_offset(WEIGHT, start, row) if WEIGHT != "none" else None,
+        pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != "none" else None,
+        alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != "none" else None,
     )
     geometry = (limit, remainder, row.to(tl.int32), C, multiplier, shift, ignore_index)
     outputs = (
-        loss_ptr + start if LOSS == ELEMENTWISE else loss_ptr,
+        loss_ptr + start if LOSS == "elementwise" else loss_ptr,
         grad_ptr + start if grad_ptr is not None else None,
-        upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != NONE else None,
+        upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != "none" else None,
     )
     scale = tl.load(scale_ptr).to(T) if scale_ptr is not None else tl.full((), 1.0, T)
     scalars = (
@@ -247,24 +238,24 @@ def sigmoid_kernel(
             FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, ZERO, TERMS, FAST,
         )  # fmt: skip
     sums += tl.sum(losses, axis=1)
-    if SPAN != ONE_ROW:
+    if SPAN != "one row":
         if limit % 16 != 0:
             last = tl.full((1, 1), limit // 16 * 16, tl.int32)
-            rest = _tile(pointers, geometry, last, DENSE, MODES, MANY_ROWS, True, FAST)
+            rest = _tile(pointers, geometry, last, DENSE, MODES, "many rows", True, FAST)
             tail = _finish_tile(
                 rest, scalars, outputs, tl.zeros((1, 16), T), last + lane, last + lane < limit,
-                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, MANY_ROWS, ZERO, TERMS, FAST,
+                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, "many rows", ZERO, TERMS, FAST,
             )  # fmt: skip
             sums += tl.where(tl.arange(0, VECTORS) == 0, tl.sum(tail), 0.0)
     if PATCHES > 0:
         tl.debug_barrier()  # a positive's gradient replaces what its tile has written
         for j in tl.static_range(PATCHES):
             offsets, mask, loss, grad = patches[j]
-            if LOSS == ELEMENTWISE:
+            if LOSS == "elementwise":
                 tl.store(outputs[0] + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
             if grad_ptr is not None:
                 tl.store(outputs[1] + offsets, grad.to(grad_ptr.dtype.element_ty), mask=mask)
-    if LOSS == SUM:
+    if LOSS == "sum":
         tl.store(loss_ptr + program, tl.sum(sums))
 
 
