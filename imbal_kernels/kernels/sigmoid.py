@@ -11,6 +11,7 @@ TILE = {2: (128, 9), 4: (128, 7), 8: (64, 1)}
 MIXED_TILES = 2  # at most, where a tile holds targets of its own
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
 SUM_BLOCK = 1024
+TWO_ROWS_TILES = 8
 LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 
 
@@ -81,6 +82,7 @@ def plan(
     elif any(mode in ("class", "full") for mode in modes):
         tiles = min(tiles, WEIGHTED_TILES)
     if span == "two rows":
+        tiles = min(tiles, TWO_ROWS_TILES)
         weight, pos_weight, alpha_per_class = (
             tensor.repeat(1, streaming.PERIODS) if mode == "class" else tensor
             for tensor, mode in zip(weights, modes, strict=True)
