@@ -199,7 +199,7 @@ def sigmoid_kernel(
         alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != "none" else None,
     )
     geometry = (limit, remainder, row.to(tl.int32), C, multiplier, shift, ignore_index)
-    outputs = (
+    outputs = (  # type: tuple
         loss_ptr + start if LOSS == "elementwise" else loss_ptr,
         grad_ptr + start if grad_ptr is not None else None,
         upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != "none" else None,
@@ -218,7 +218,7 @@ def sigmoid_kernel(
     losses = tl.zeros((VECTORS, 16), T)
     sums = tl.zeros((VECTORS,), T)
     last_row = _row_of(remainder + limit - 1, C, multiplier, shift)
-    patches = ()
+    patches = ()  # type: tuple
     for i in tl.static_range(TILES):
         here, here_first = tile, first
         # What comes next is loaded before the store: no load moves over a store that may alias.
