@@ -55,7 +55,7 @@ class Case:
 
 
 def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int64, dense=False, smoothing=0.0,
-                   loss=sigmoid.SUM, weight=None, upstream=None, index=0):  # fmt: skip
+                   loss=sigmoid.SUM, weight=None, upstream=None, alpha=0.25, index=0):  # fmt: skip
     """The launch that the wrapper would make, on tensors without data."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     logits = torch.empty(ROWS, classes, dtype=dtype, device="meta")
@@ -63,7 +63,7 @@ def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int6
     weights = None if weight is None else torch.empty(weight, dtype=compute, device="meta")
     grads = None if upstream is None else torch.empty(upstream, dtype=compute, device="meta")
     _, _, launches = sigmoid.plan(
-        logits, targets, weights, None, None, None, grads, 0.25, gamma, smoothing, 1.0, -100, loss, True, False
+        logits, targets, weights, None, None, None, grads, alpha, gamma, smoothing, 1.0, -100, loss, True, False
     )
     return launches[index]
 
@@ -93,6 +93,7 @@ CASES = {
     "focal bf16 C=1203": _case(TAIL, classes=1203, dtype=BF16),
     "focal fp32 general gamma": _case(gamma=2.7),
     "focal bf16 general gamma": _case(gamma=2.7, dtype=BF16),
+    "focal bf16 alpha 1": _case(dtype=BF16, alpha=1.0),
     "bce fp32 C=80": _case(gamma=0.0),
     "focal fp32 (C,) weight": _case(weight=(1, 80)),
     "focal fp32 C=1203 (C,) weight": _case(TAIL, classes=1203, weight=(1, 1203)),

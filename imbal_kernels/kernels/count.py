@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Launch, on_device
+from .launch import Launch, cdiv, on_device
 
 BLOCK = 4096
 
@@ -50,7 +50,7 @@ def plan(target, num_classes, ignore_index, dense, positives):
         target_ptr=target, out_ptr=out, numel=target.numel(), num_classes=num_classes, ignore_index=ignore_index,
         DENSE=dense, POSITIVES=positives, BLOCK=BLOCK,
     )  # fmt: skip
-    return out, [Launch(_count_kernel, triton.cdiv(target.numel(), BLOCK), args)] if target.numel() else []
+    return out, [Launch(_count_kernel, cdiv(target.numel(), BLOCK), args)] if target.numel() else []
 
 
 def count_targets(target, num_classes, ignore_index, dense, positives):

@@ -24,6 +24,11 @@ class Launch:
         return {"num_warps": self.num_warps, "enable_fp_fusion": True}
 
 
+def cdiv(a: int, b: int) -> int:
+    """triton.cdiv takes 3 microseconds on the host."""
+    return -(-a // b)
+
+
 def on_device(tensor: torch.Tensor):
     """Triton launches on the current device, which need not be the tensor's."""
     if tensor.is_cuda:

@@ -50,6 +50,17 @@ def maximum(a, b, FAST: tl.constexpr):
 
 
 @triton.jit
+def product_to_1(a, b, FAST: tl.constexpr):
+    """a * b where that lies in [0, 1]; 0 where it is inf * 0. A saturating multiplication does both."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            "mul.sat.f32 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.where(a * b >= 0, a * b, 0.0)
+
+
+@triton.jit
 def minus_log1m(y, TERMS: tl.constexpr):
     """-log(1 - y) on [0, 1/2], accurate relative to its value (lg2.approx is not, near y = 0).
 

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-# How an optional tensor is read: absent, (1, 1), (1, C), (N, 1) or (N, C).
-NONE, SCALAR, PER_CLASS, PER_ROW, FULL = (tl.constexpr(i) for i in range(5))
+# How an optional tensor is read: "none", "scalar" (1, 1), "class" (1, C), "row" (N, 1) or "full" (N, C).
+# Literals: Triton compares every global constant that a kernel uses at every launch, a microsecond each.
 
 
 @triton.jit
@@ -14,7 +14,7 @@ def class_of_row(ptr, row, mask, C, ignore_index):
     Judged in 64 bits: 2^32 + 5 is not class 5.
     """
     label = tl.load(ptr + row, mask=mask, other=0).to(tl.int64)
-    return label.to(tl.int32), mask & (label != ignore_index), (label >= -1) & (label <= C)
+    return label.to(tl.int32), mask & (label != ignore_index), (label + 1).to(tl.uint64) <= C + 1
 
 
 @triton.jit
@@ -36,9 +36,9 @@ def dense_target(ptr, offsets, mask, ignore_index, T: tl.constexpr):
 @triton.jit
 def first_offset(MODE: tl.constexpr, start, row):
     """Where a program's part of an optional tensor begins."""
-    if MODE == FULL:
+    if MODE == "full":
         return start
-    elif MODE == PER_ROW:
+    elif MODE == "row":
         return row
     else:
         return 0
@@ -47,23 +47,25 @@ def first_offset(MODE: tl.constexpr, start, row):
 @triton.jit
 def optional(ptr, MODE: tl.constexpr, offsets, row, col, mask):
     """An optional tensor at the given elements; 1 without it."""
-    if MODE == NONE:
+    if MODE == "none":
         return 1.0
-    elif MODE == SCALAR:
+    elif MODE == "scalar":
         return tl.load(ptr)
-    elif MODE == PER_CLASS:
+    elif MODE == "class":
         return tl.load(ptr + col, mask=mask, other=0.0)
-    elif MODE == PER_ROW:
+    elif MODE == "row":
         return tl.load(ptr + row, mask=mask, other=0.0)
     else:
         return tl.load(ptr + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
-def optional_two_rows(ptr, MODE: tl.constexpr, offsets, row, col, mask, mask_next, in_first):
-    """optional for vectors that may end in the next row."""
+def optional_in_tile(ptr, MODE: tl.constexpr, offsets, row, col, mask, mask_next, in_first):
+    """optional for vectors that may end in the next row; a col is a class even where mask is off."""
+    if MODE == "class":
+        return tl.load(ptr + col)
     value = optional(ptr, MODE, offsets, row, col, mask)
-    if MODE == PER_ROW:
+    if MODE == "row":
         return tl.where(in_first, value, optional(ptr, MODE, offsets, row + 1, col, mask_next))
     else:
         return value

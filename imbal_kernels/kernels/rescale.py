@@ -4,9 +4,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import Launch, on_device
+from .launch import Launch, cdiv, on_device
 
 BLOCK = 4096
+PROGRAMS = 2048  # at most: more would take longer to start than to find an upstream of 1
 
 
 @triton.jit
@@ -20,17 +21,17 @@ def _rescale_kernel(grad_ptr, upstream_ptr, numel: tl.int64, BLOCK: tl.constexpr
     """grad *= upstream, decided on the device: nothing is touched when upstream is 1."""
     upstream = tl.load(upstream_ptr)
     if upstream != 1.0:
-        start = tl.program_id(0).to(tl.int64) * BLOCK
         offsets = tl.arange(0, BLOCK)
-        if start + BLOCK <= numel:  # a mask by element would split the vectors
-            _rescale_block(grad_ptr + start, upstream, offsets, None)
-        else:
-            _rescale_block(grad_ptr + start, upstream, offsets, offsets < (numel - start).to(tl.int32))
+        blocks = numel // BLOCK
+        for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+            _rescale_block(grad_ptr + block * BLOCK, upstream, offsets, None)
+        if tl.program_id(0) == 0:  # a mask by element would split the vectors of the others
+            _rescale_block(grad_ptr + blocks * BLOCK, upstream, offsets, offsets < (numel % BLOCK).to(tl.int32))
 
 
 def plan(grad: torch.Tensor, upstream: torch.Tensor) -> Launch:
     args = dict(grad_ptr=grad, upstream_ptr=upstream, numel=grad.numel(), BLOCK=BLOCK)
-    return Launch(_rescale_kernel, triton.cdiv(grad.numel(), BLOCK), args)
+    return Launch(_rescale_kernel, min(cdiv(grad.numel(), BLOCK), PROGRAMS), args)
 
 
 def rescale_(grad: torch.Tensor, upstream: torch.Tensor) -> None:

@@ -1,10 +1,9 @@
 """The raw op sigmoid_loss on tensors: outputs, specialisation and launches."""
 
 import torch
-import triton
 
-from . import formulas, operands, streaming
-from .launch import Launch, interpreted, on_device
+from . import formulas, streaming
+from .launch import Launch, cdiv, interpreted, on_device
 
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 # itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
@@ -12,20 +11,21 @@ TILE = {2: (128, 9), 4: (128, 7), 8: (64, 1)}
 MIXED_TILES = 2  # at most, where a tile holds targets of its own
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
 SUM_BLOCK = 1024
-BY_ELEMENT = (operands.PER_CLASS.value, operands.FULL.value)
+TWO_ROWS_TILES = 8
+LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 
 
-def _mode(tensor: torch.Tensor | None, shape: tuple[int, int]) -> int:
+def _mode(tensor: torch.Tensor | None, shape: tuple[int, int]) -> str:
     """How the kernel reads an optional tensor, told by its shape."""
     if tensor is None:
-        return operands.NONE.value
+        return "none"
     rows, columns = (tensor.dim() == 2 and tensor.shape) or (1, 1)
     if rows * columns == 1:
-        return operands.SCALAR.value
+        return "scalar"
     if rows == 1:
-        return operands.PER_CLASS.value if columns == shape[1] else _bad_shape(tensor, shape)
+        return "class" if columns == shape[1] else _bad_shape(tensor, shape)
     if rows == shape[0]:
-        return operands.PER_ROW.value if columns == 1 else operands.FULL.value
+        return "row" if columns == 1 else "full"
     return _bad_shape(tensor, shape)
 
 
@@ -33,10 +33,10 @@ def _bad_shape(tensor, shape):
     raise AssertionError(f"{tuple(tensor.shape)} does not broadcast to {tuple(shape)}")
 
 
-def _span(classes: int) -> int:
+def _span(classes: int) -> str:
     if classes % 16 == 0:
-        return streaming.ONE_ROW.value
-    return streaming.TWO_ROWS.value if classes > 16 else streaming.MANY_ROWS.value
+        return "one row"
+    return "two rows" if classes > 16 else "many rows"
 
 
 def _kind(gamma: float) -> int:
@@ -51,12 +51,12 @@ def _terms(itemsize: int, kind: int) -> int:
     return 7 if kind >= 2 else 8
 
 
-def _formula(target: torch.Tensor, span: int, label_smoothing: float):
+def _formula(target: torch.Tensor, span: str, label_smoothing: float):
     """(formula, formula of the positives where they are patched in, what the formula's targets are)"""
     dense = target.dim() == 2
     if label_smoothing != 0 or (dense and target.is_floating_point()):
         return formulas.soft, None, "soft"
-    if dense or span == streaming.MANY_ROWS.value:
+    if dense or span == "many rows":
         return formulas.hard, None, "hard"
     return formulas.background, formulas.positive, "background"
 
@@ -65,7 +65,7 @@ def plan(
     input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
     label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
 ):  # fmt: skip
-    """(loss, grad, launches) for the raw op's arguments; touches no data."""
+    """(loss, grad, launches) for the raw op's arguments."""
     rows, classes = input.shape
     numel, itemsize = input.numel(), input.element_size()
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -76,36 +76,47 @@ def plan(
     vectors, tiles = TILE[itemsize]
     formula, positive, targets = _formula(target, span, label_smoothing)
     weights = (weight, pos_weight, alpha_per_class)
+    modes = [_mode(tensor, input.shape) for tensor in weights]
     if positive is None:
         tiles = min(tiles, MIXED_TILES)
-    elif any(_mode(tensor, input.shape) in BY_ELEMENT for tensor in weights):
+    elif any(mode in ("class", "full") for mode in modes):
         tiles = min(tiles, WEIGHTED_TILES)
+    if span == "two rows":
+        tiles = min(tiles, TWO_ROWS_TILES)
+        weight, pos_weight, alpha_per_class = (
+            tensor.repeat(1, streaming.PERIODS) if mode == "class" else tensor
+            for tensor, mode in zip(weights, modes, strict=True)
+        )
     block = vectors * tiles * 16
-    patches = triton.cdiv(block // classes + 2, vectors) if positive is not None else 0
-    programs = triton.cdiv(numel, block)
+    patches = cdiv(block // classes + 2, vectors) if positive is not None else 0
+    programs = cdiv(numel, block)
     alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
+    # A pos_weight is the patch's, where there is one. A scale_tensor of 0 would have to be read.
+    factors = weights if positive is None else (weight, alpha_per_class)
+    zero = any(f is not None for f in factors) or 0 in (alpha_pos * scale, alpha_neg * scale) or label_smoothing != 0
     log2_classes = classes.bit_length() - 1
 
     grad = torch.empty_like(input) if want_grad else input.new_empty(0)
-    loss = partial = input.new_empty(0)
+    partial = None
     if loss_mode == ELEMENTWISE:
         loss = partial = torch.empty_like(input, dtype=compute if fp32_loss else input.dtype)
     elif loss_mode == SUM:
         loss = input.new_empty((), dtype=compute)
         partial = input.new_empty(programs, dtype=compute)
+    else:
+        loss = input.new_empty(0)
 
     args = dict(
         x_ptr=input, target_ptr=target, weight_ptr=weight, pos_weight_ptr=pos_weight, alpha_ptr=alpha_per_class,
-        scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial if loss_mode else None,
+        scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial,
         grad_ptr=grad if want_grad else None, numel=numel, C=classes, ignore_index=ignore_index,
         # Quotients by C are multiplications in the kernel.
         multiplier=(1 << 31 + log2_classes) // classes + 1, shift=log2_classes, row_multiplier=(1 << 63) // classes + 1,
         alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
         FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind, DENSE=dense,
-        WEIGHT=_mode(weight, input.shape), POS_WEIGHT=_mode(pos_weight, input.shape),
-        ALPHA=_mode(alpha_per_class, input.shape), UPSTREAM=_mode(upstream, input.shape), LOSS=loss_mode,
-        SPAN=span, PATCHES=patches, TERMS=_terms(itemsize, kind), FAST=itemsize < 8 and not interpreted(),
-        VECTORS=vectors, TILES=tiles,
+        WEIGHT=modes[0], POS_WEIGHT=modes[1], ALPHA=modes[2], UPSTREAM=_mode(upstream, input.shape),
+        LOSS=LOSSES[loss_mode], SPAN=span, PATCHES=patches, ZERO=zero, TERMS=_terms(itemsize, kind),
+        FAST=itemsize < 8 and not interpreted(), VECTORS=vectors, TILES=tiles,
     )  # fmt: skip
     launches = [Launch(streaming.sigmoid_kernel, programs, args)] if numel else []
     if loss_mode == SUM:

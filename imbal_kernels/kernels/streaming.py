@@ -12,19 +12,11 @@ import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .operands import (
-    NONE,
-    SCALAR,
-    class_of_row,
-    dense_target,
-    first_offset,
-    optional,
-    optional_two_rows,
-)
+from .operands import class_of_row, dense_target, first_offset, optional, optional_in_tile
 
-# Rows that a vector of 16 can touch: one (C % 16 == 0), two (C > 16), or any number.
-ONE_ROW, TWO_ROWS, MANY_ROWS = (tl.constexpr(i) for i in range(3))
-NO_LOSS, ELEMENTWISE, SUM = (tl.constexpr(i) for i in range(3))
+# SPAN, the rows that a vector of 16 can touch: "one row" (C % 16 == 0), "two rows" (C > 16) or "many rows".
+# LOSS, what is written of it: "none", "elementwise" or "sum".
+PERIODS = 5  # 4, and what a vector reads beyond them
 
 
 @triton.jit
@@ -36,7 +28,7 @@ def _row_of(flat, C, multiplier, shift):
 @triton.jit
 def _lane_codes(lanes, hit, counted, known):
     """Two bits a lane, at lane and at lane + 16: 00 background, 01 the label's, 10 ignored, 11 bad."""
-    return tl.where(counted, tl.where(known, hit & lanes, lanes | (lanes << 16)), lanes << 16)
+    return tl.where(counted, tl.where(known, hit, lanes | (lanes << 16)), lanes << 16)
 
 
 @triton.jit
@@ -51,13 +43,13 @@ def _tile(
 ):  # fmt: skip
     """Load a tile: logits, dense target or lane codes, counts, weight, pos_weight, alpha."""
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
-    limit, remainder, C, multiplier, shift, ignore_index = geometry
+    limit, remainder, base_row, C, multiplier, shift, ignore_index = geometry
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     lane = tl.arange(0, 16)[None, :]
     offsets = first + lane
     # Whole vectors are in or out, else they could not be loaded as such; the rest is the tail's.
     mask = offsets < limit if TAIL else first + 16 <= limit
-    flat = remainder + (offsets if SPAN == MANY_ROWS else first)
+    flat = remainder + (offsets if SPAN == "many rows" else first)
     row = _row_of(flat, C, multiplier, shift)
     col = flat - row * C
     left = C - col
@@ -68,28 +60,29 @@ def _tile(
         target, counts = dense_target(target_ptr, offsets, mask, ignore_index, T)
     else:
         label, counted, known = class_of_row(target_ptr, row, mask, C, ignore_index)
-        if SPAN == MANY_ROWS:
+        if SPAN == "many rows":
             target = _lane_codes(1 << lane, tl.where(label == col, 1 << lane, 0), counted, known)
-        elif SPAN == ONE_ROW:
+        elif SPAN == "one row":
             target = _lane_codes(tl.full((), 0xFFFF, tl.int32), _bit(label - col), counted, known)
         else:
             lanes = (1 << tl.minimum(left, 16)) - 1
-            target = _lane_codes(lanes, _bit(label - col), counted, known)
+            target = _lane_codes(lanes, _bit(label - col) & lanes, counted, known)
             label, counted, known = class_of_row(target_ptr, row + 1, mask_next, C, ignore_index)
-            target |= _lane_codes(0xFFFF - lanes, _bit(label + left), counted, known)
+            target |= _lane_codes(0xFFFF - lanes, _bit(label + left) & (0xFFFF - lanes), counted, known)
         counts = 1.0
     x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask), FAST)
     if not DENSE:
         target = nm.like(target + tl.zeros_like(offsets), x, FAST)
     in_first = offsets >= 0
-    if SPAN == ONE_ROW:
+    if SPAN == "one row":
         col = col + lane
-    elif SPAN == TWO_ROWS:
+    elif SPAN == "two rows":
         in_first = nm.like(lane + tl.zeros_like(offsets), x, FAST) < left
-        col = tl.where(in_first, col + lane, lane - left)
-    weight = optional_two_rows(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)
-    pos_weight = optional_two_rows(pos_weight_ptr, MODES[1], offsets, row, col, mask, mask_next, in_first)
-    alpha = optional_two_rows(alpha_ptr, MODES[2], offsets, row, col, mask, mask_next, in_first)
+        # Tensors by class come PERIODS times over: a vector begins at a multiple of 4, whatever C is.
+        col = (col + ((base_row + row) & 3) * C >> 2) * 4 + lane
+    weight = optional_in_tile(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)
+    pos_weight = optional_in_tile(pos_weight_ptr, MODES[1], offsets, row, col, mask, mask_next, in_first)
+    alpha = optional_in_tile(alpha_ptr, MODES[2], offsets, row, col, mask, mask_next, in_first)
     return x, target, counts, weight, pos_weight, alpha
 
 
@@ -97,7 +90,7 @@ def _tile(
 def _alphas(alpha, scalars, ALPHA: tl.constexpr):
     """(alpha, 1 - alpha), times scale; a negative entry switches alpha off."""
     alpha_pos, alpha_neg = scalars[0], scalars[1]
-    if ALPHA != NONE:
+    if ALPHA != "none":
         alpha_pos = alpha_pos * tl.where(alpha < 0, 1.0, alpha)
         alpha_neg = alpha_neg * tl.where(alpha < 0, 1.0, 1.0 - alpha)
     return alpha_pos, alpha_neg
@@ -105,9 +98,9 @@ def _alphas(alpha, scalars, ALPHA: tl.constexpr):
 
 @triton.jit
 def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
-    if MODE == NONE:
+    if MODE == "none":
         return 1.0
-    elif MODE == SCALAR:
+    elif MODE == "scalar":
         return tl.load(ptr).to(T)
     else:
         return tl.load(ptr + offsets, mask=mask, other=0.0).to(T)
@@ -117,7 +110,7 @@ def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
 def _finish_tile(
     tile, scalars, outputs, losses, offsets, mask, FORMULA: tl.constexpr, KIND: tl.constexpr, TARGETS: tl.constexpr,
     DENSE: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, SPAN: tl.constexpr,
-    TERMS: tl.constexpr, FAST: tl.constexpr,
+    ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Evaluate a tile, write what is asked for, and return the losses with the tile's added."""
     x, target, counts, weight, pos_weight, alpha = tile
@@ -127,7 +120,7 @@ def _finish_tile(
     skip, fill, codes = counts != 1, counts, target
     if not DENSE:
         bit = 1 << tl.arange(0, 16)[None, :]
-        row_bit = 1 if SPAN == ONE_ROW else bit
+        row_bit = 1 if SPAN == "one row" else bit
         skip = (codes & (row_bit << 16)) != 0
         fill = tl.where((codes & row_bit) != 0, float("nan"), 0.0).to(x.dtype)
         target = codes & bit
@@ -138,14 +131,14 @@ def _finish_tile(
     else:
         target = target if DENSE else (target != 0).to(x.dtype)
         w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
-    a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, TERMS, FAST)
+    a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, ZERO, TERMS, FAST)
     loss = tl.where(skip, fill, a * b)
-    if LOSS == ELEMENTWISE:
+    if LOSS == "elementwise":
         tl.store(loss_ptr + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
     if grad_ptr is not None:
         OUT: tl.constexpr = grad_ptr.dtype.element_ty
         grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, x.dtype)
-        if FAST and SPAN == ONE_ROW and not DENSE and OUT != tl.float32:
+        if FAST and SPAN == "one row" and not DENSE and OUT != tl.float32:
             grad = nm.replace_pairs(grad.to(OUT), codes)
         else:
             grad = tl.where(skip, fill, grad).to(OUT)
@@ -157,13 +150,13 @@ def _finish_tile(
 
 
 @triton.jit
-def _patch(
-    pointers, geometry, scalars, outputs, row, last_row, FORMULA: tl.constexpr, KIND: tl.constexpr,
-    MODES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+def _positives(
+    pointers, geometry, scalars, upstream_ptr, row, last_row, FORMULA: tl.constexpr, KIND: tl.constexpr,
+    MODES: tl.constexpr, UPSTREAM: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """Write the positives of the given rows that lie in the block; returns their losses."""
+    """(offsets, mask, losses, gradients) of the given rows' positives; the loss of a bad row is NaN."""
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
-    limit, remainder, C, multiplier, shift, ignore_index = geometry
+    limit, remainder, _, C, multiplier, shift, ignore_index = geometry
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     label, counted, known = class_of_row(target_ptr, row, row <= last_row, C, ignore_index)
     offsets = row * C - remainder + label
@@ -173,14 +166,9 @@ def _patch(
     pos_weight = optional(pos_weight_ptr, MODES[1], offsets, row, label, mask)
     alpha_pos, alpha_neg = _alphas(optional(alpha_ptr, MODES[2], offsets, row, label, mask), scalars, MODES[2])
     w = alpha_pos * pos_weight * weight
-    a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, TERMS, FAST)
-    loss_ptr, grad_ptr, upstream_ptr = outputs
-    if LOSS == ELEMENTWISE:
-        tl.store(loss_ptr + offsets, (a * b).to(loss_ptr.dtype.element_ty), mask=mask)
-    if grad_ptr is not None:
-        grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
-        tl.store(grad_ptr + offsets, grad.to(grad_ptr.dtype.element_ty), mask=mask)
-    return tl.where(mask, a * b, tl.where(counted & (known == 0), float("nan"), 0.0))
+    a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, True, TERMS, FAST)
+    grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
+    return offsets, mask, tl.where(mask, a * b, tl.where(counted & (known == 0), float("nan"), 0.0)), grad
 
 
 @triton.jit(do_not_specialize=["numel", "multiplier", "shift", "row_multiplier", "ignore_index"])
@@ -190,7 +178,7 @@ def sigmoid_kernel(
     ignore_index: tl.int64, alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64,
     FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr, KIND: tl.constexpr, DENSE: tl.constexpr,
     WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
-    SPAN: tl.constexpr, PATCHES: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+    SPAN: tl.constexpr, PATCHES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
     VECTORS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
@@ -206,15 +194,15 @@ def sigmoid_kernel(
     pointers = (
         x_ptr + start,
         target_ptr + (start if DENSE else row),
-        weight_ptr + first_offset(WEIGHT, start, row) if WEIGHT != NONE else None,
-        pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != NONE else None,
-        alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != NONE else None,
+        weight_ptr + first_offset(WEIGHT, start, row) if WEIGHT != "none" else None,
+        pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != "none" else None,
+        alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != "none" else None,
     )
-    geometry = (limit, remainder, C, multiplier, shift, ignore_index)
-    outputs = (
-        loss_ptr + start if LOSS == ELEMENTWISE else loss_ptr,
+    geometry = (limit, remainder, row.to(tl.int32), C, multiplier, shift, ignore_index)
+    outputs = (  # type: tuple
+        loss_ptr + start if LOSS == "elementwise" else loss_ptr,
         grad_ptr + start if grad_ptr is not None else None,
-        upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != NONE else None,
+        upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != "none" else None,
     )
     scale = tl.load(scale_ptr).to(T) if scale_ptr is not None else tl.full((), 1.0, T)
     scalars = (
@@ -228,34 +216,46 @@ def sigmoid_kernel(
     first = tl.arange(0, VECTORS)[:, None] * 16
     tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
     losses = tl.zeros((VECTORS, 16), T)
+    sums = tl.zeros((VECTORS,), T)
+    last_row = _row_of(remainder + limit - 1, C, multiplier, shift)
+    patches = ()  # type: tuple
     for i in tl.static_range(TILES):
         here, here_first = tile, first
-        if i + 1 < TILES:  # before the store: no load moves over a store that may alias
+        # What comes next is loaded before the store: no load moves over a store that may alias.
+        if i + 1 < TILES:
             first += VECTORS * 16
             tile = _tile(pointers, geometry, first, DENSE, MODES, SPAN, False, FAST)
+        else:
+            for j in tl.static_range(PATCHES):
+                patch = _positives(
+                    pointers, geometry, scalars, outputs[2], j * VECTORS + tl.arange(0, VECTORS), last_row,
+                    POSITIVE, KIND, MODES, UPSTREAM, TERMS, FAST,
+                )  # fmt: skip
+                sums += patch[2]
+                patches += (patch,)
         losses = _finish_tile(
             here, scalars, outputs, losses, here_first + lane, here_first + 16 <= limit,
-            FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, TERMS, FAST,
+            FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, ZERO, TERMS, FAST,
         )  # fmt: skip
-    sums = tl.sum(losses, axis=1)
-    if SPAN != ONE_ROW:
+    sums += tl.sum(losses, axis=1)
+    if SPAN != "one row":
         if limit % 16 != 0:
             last = tl.full((1, 1), limit // 16 * 16, tl.int32)
-            rest = _tile(pointers, geometry, last, DENSE, MODES, MANY_ROWS, True, FAST)
+            rest = _tile(pointers, geometry, last, DENSE, MODES, "many rows", True, FAST)
             tail = _finish_tile(
                 rest, scalars, outputs, tl.zeros((1, 16), T), last + lane, last + lane < limit,
-                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, MANY_ROWS, TERMS, FAST,
+                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, "many rows", ZERO, TERMS, FAST,
             )  # fmt: skip
             sums += tl.where(tl.arange(0, VECTORS) == 0, tl.sum(tail), 0.0)
     if PATCHES > 0:
         tl.debug_barrier()  # a positive's gradient replaces what its tile has written
-        last_row = _row_of(remainder + limit - 1, C, multiplier, shift)
-        for i in tl.static_range(PATCHES):
-            sums += _patch(
-                pointers, geometry, scalars, outputs, i * VECTORS + tl.arange(0, VECTORS), last_row,
-                POSITIVE, KIND, MODES, UPSTREAM, LOSS, TERMS, FAST,
-            )  # fmt: skip
-    if LOSS == SUM:
+        for j in tl.static_range(PATCHES):
+            offsets, mask, loss, grad = patches[j]
+            if LOSS == "elementwise":
+                tl.store(outputs[0] + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
+            if grad_ptr is not None:
+                tl.store(outputs[1] + offsets, grad.to(grad_ptr.dtype.element_ty), mask=mask)
+    if LOSS == "sum":
         tl.store(loss_ptr + program, tl.sum(sums))
 
 

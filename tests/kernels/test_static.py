@@ -18,6 +18,7 @@ BUDGETS = {
     "focal bf16 C=1203": (36, 3.2),
     "focal fp32 general gamma": (34, 3.2),
     "focal bf16 general gamma": (34, 3.2),
+    "focal bf16 alpha 1": (27, 2.1),
 }
 
 
@@ -43,6 +44,15 @@ def test_logits_and_gradients_move_in_128_bits(name):
     wide = launch.args["TILES"] * (2 if "fp32" not in name else 4)
     assert report.loads["128"] == report.stores["128"] == wide
     assert sum(report.stores.values()) - wide <= launch.args["PATCHES"] + 1
+
+
+@pytest.mark.parametrize("name", ("focal fp32 (C,) weight", "focal fp32 C=1203 (C,) weight"))
+def test_weights_by_class_move_in_128_bits(name):
+    """As the logits do, whether or not rows are aligned; scalar loads are the patch's, of logit and weight."""
+    launch = sass.CASES[name].launch()
+    loads = sass.report(name).loads
+    assert loads["128"] == launch.args["TILES"] * (4 + 4)
+    assert loads["32"] <= 2 * launch.args["PATCHES"]
 
 
 @pytest.mark.parametrize("arch", (80, 100))

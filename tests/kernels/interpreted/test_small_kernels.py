@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imbal_kernels.kernels import count_targets, rescale_
+from imbal_kernels.kernels import count_targets, rescale, rescale_
 
 
 @pytest.mark.parametrize("rows", (0, 1, 4096, 4097))
@@ -33,8 +33,9 @@ def test_count_dense(dtype):
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16, torch.float16))
-@pytest.mark.parametrize("numel", (0, 1, 4095, 4097))
-def test_rescale(dtype, numel):
+@pytest.mark.parametrize("numel", (0, 1, 4095, 4096, 4097, 5 * 4096 + 3))
+def test_rescale(monkeypatch, dtype, numel):
+    monkeypatch.setattr(rescale, "PROGRAMS", 2)
     grad = torch.randn(numel).to(dtype)
     for factor in (1.0, -2.5):
         expected = (grad.double() * factor).to(dtype)
