@@ -46,6 +46,18 @@ def test_positives_are_rarer_than_one_in_a_thousand(data):
     assert 0 < positives < (negatives + positives) / 1000
 
 
+def test_ink_is_brighter_than_any_photograph(data):
+    for image, truth in zip(data.scenes.images, data.scenes.boxes, strict=True):
+        for x1, y1, x2, y2 in truth.int().tolist():
+            assert image[:, y1:y2, x1:x2].max() > scenes.BRIGHTNESS * 255
+
+
+def test_only_the_second_plain_run_has_another_rate(data):
+    rates = {r.name: r.lr for r in remedies.make_remedies(remedies.output_counts(data.ids))}
+    assert rates.pop("plain BCE, 8 × rate") == 8 * remedies.RATE
+    assert set(rates.values()) == {remedies.RATE} and len(rates) == 3
+
+
 def test_targets_decode_to_the_boxes_they_came_from(data):
     centers, _ = boxes.grid()
     for ids, distances, truth, labels in zip(
@@ -104,7 +116,7 @@ def test_eager_formula_is_the_same_loss(data):
 
 def test_balanced_weights_are_one_on_average(data):
     ids = data.ids.flatten()
-    weighted = remedies.make_remedies(remedies.output_counts(ids))[1]
+    weighted = remedies.make_remedies(remedies.output_counts(ids))[2]
     flat = torch.zeros(len(ids), scenes.NUM_CLASSES)
     assert float(weighted.loss(flat, ids)) == pytest.approx(np.log(2), rel=1e-4)
     assert remedies.background_share(flat, ids, weighted) == pytest.approx(0.5, abs=1e-3)
@@ -143,7 +155,8 @@ def report(tmp_path_factory) -> str:
 
 
 def test_report_is_complete_and_self_contained(report):
-    for row in ("always background", "plain BCE", "class-weighted BCE", "focal loss"):
+    remedy_names = ("plain BCE", "plain BCE, 8 × rate", "class-weighted BCE", "focal loss")
+    for row in ("always background", *remedy_names):
         assert f"<td>{row}</td>" in report
     sources = re.findall(r"(?:src|href)\s*=\s*['\"]([^'\"]{0,30})", report)
     assert len(sources) == 3

@@ -1,4 +1,4 @@
-"""The demo: one small detector trained with three losses, and a report of what that changed."""
+"""The demo: one small detector trained with several losses, and a report of what that changed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(settings: Settings, out: Path, seed: int = 0, device: str = "auto") -> Path:
-    """Train with all three losses, write `out`/report.html and return its path."""
+    """Train with every loss, write `out`/report.html and return its path."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     target = torch.device(device)

@@ -53,10 +53,8 @@ class Detector(nn.Module):
             levels[i] = levels[i] + nn.functional.interpolate(levels[i + 1], scale_factor=2.0)
         logits, sides = [], []
         for features in levels:
-            # The box head reads but does not shape the features: its loss has another scale, and
-            # a weight between the two would favour one class loss or another.
             logits.append(_rows(self.classes(self.class_tower(features))))
-            sides.append(_rows(self.sides(self.side_tower(features.detach()))))
+            sides.append(_rows(self.sides(self.side_tower(features))))
         return torch.cat(logits, 1), torch.cat(sides, 1).clamp(max=4.0).exp()
 
 

@@ -89,7 +89,8 @@ def pictures(
             _draw(axes_row[0], box, str(label), TRUTH_COLOR)
         for axes, (remedy, detections, threshold) in zip(axes_row[1:], runs, strict=True):
             if line == 0:
-                axes.set_title(f"{remedy.name}, p ≥ {threshold:.3f}", color=remedy.color)
+                title = f"{remedy.name}, p ≥ {threshold:.3f}"
+                axes.set_title(title, color=remedy.color, fontsize=9)
             boxes, labels, scores = detections[n]
             for i in (scores >= threshold).nonzero()[:, 0].tolist():
                 _draw(axes, boxes[i].tolist(), str(int(labels[i])), remedy.color)

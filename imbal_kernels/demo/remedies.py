@@ -1,4 +1,4 @@
-"""The three losses compared, and the usual eager formula they are timed against."""
+"""The losses compared, and the usual eager formula they are timed against."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .boxes import BACKGROUND
 from .scenes import NUM_CLASSES
 
 ALPHA, GAMMA = 0.25, 2.0
+RATE = 4e-3  # of all losses; plain BCE is run a second time at the higher rate that suits it
 
 
 @dataclass(frozen=True)
 class Remedy:
     """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,).
 
-    `lr` is the better of 4e-3 and 8e-3 for this loss: validation AP, seed 0, 700 steps.
+    `lr` is the peak learning rate.
     """
 
-    key: str
     name: str
     recipe: str
     lr: float
@@ -39,7 +39,7 @@ def output_counts(ids: Tensor) -> Tensor:
 
 
 def make_remedies(counts: Tensor) -> list[Remedy]:
-    """Plain, weighted and focal loss for training data with `counts` (2,) of output_counts."""
+    """Plain BCE at two rates, weighted and focal loss, for `counts` (2,) of output_counts."""
     pos_weight = ik.binary_pos_weight(counts)
     negative_weight = ik.class_weights(counts)[0]
 
@@ -61,9 +61,10 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     weights = ik.class_weights(counts).tolist()
     recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
     return [
-        Remedy("plain", "plain BCE", "sum / positives", 8e-3, "#8a6d3b", plain),
-        Remedy("weighted", "class-weighted BCE", recipe, 8e-3, "#2a6fb0", weighted),
-        Remedy("focal", "focal loss", "α 0.25, γ 2, sum / positives", 4e-3, "#c0392b", focal),
+        Remedy("plain BCE", "sum / positives", RATE, "#8a6d3b", plain),
+        Remedy("plain BCE, 8 × rate", "sum / positives", 8 * RATE, "#e0a030", plain),
+        Remedy("class-weighted BCE", recipe, RATE, "#2a6fb0", weighted),
+        Remedy("focal loss", "α 0.25, γ 2, sum / positives", RATE, "#c0392b", focal),
     ]
 
 
