@@ -3,7 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 
-.PHONY: demo test test-gpu bench docs lint clean
+.PHONY: demo test test-gpu gpu-check bench results docs clean
 
 demo: $(READY)
 	$(RUN) -m imbal_kernels demo $(ARGS)
@@ -18,8 +18,16 @@ test-gpu:
 	$(PYTHON) setup.py -q build_ext --inplace
 	IMBAL_REQUIRE_CUDA=1 $(PYTHON) -m pytest $(ARGS)
 
+# Everything that a GPU can show, into OUT, with what is installed there; DRY=1 rehearses it without one.
+gpu-check:
+	IMBAL_REQUIRE_CUDA=$(if $(DRY),,1) $(PYTHON) -m bench.gpu_check $(or $(OUT),records) $(if $(DRY),--dry)
+
 bench: $(READY)
-	$(RUN) -m pytest bench --benchmark-enable --benchmark-only $(ARGS)
+	$(RUN) -m imbal_kernels bench $(ARGS)
+
+# The README's figures and the plots of docs/, from the records in bench/results/.
+results: $(READY)
+	$(RUN) -m bench.results
 
 docs: $(READY)
 	$(RUN) -m bench.accuracy --write docs/accuracy.md

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import imbal_kernels as ik
-from bench import peers
+from bench import harness, peers
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 BANDS = ((20.0, 1.5e-6), (80.0, 1e-5))  # |x| up to, and the bound there over 1 + gamma
@@ -92,7 +92,7 @@ def errors(gamma: float) -> dict[tuple[str, bool], tuple[Tensor, Tensor]]:
 def report() -> str:
     x, by_gamma = logits(), {gamma: errors(gamma) for gamma in GAMMAS}
     names = list(IMPLEMENTATIONS)
-    parts = [_HEAD.format(torch=torch.__version__, isa=peers.instruction_set())]
+    parts = [_HEAD.format(torch=torch.__version__, isa=harness.instruction_set())]
     for index, quantity in enumerate(("loss", "gradient")):
         parts.append(f"\n## Easy negatives: error of the {quantity}\n\nAt single logits, target 0, gamma = 2.\n")
         negatives = [by_gamma[2.0][name, False][index] for name in names]

@@ -1,6 +1,6 @@
 """What the Triton kernels cost, read from ahead-of-time compiled code: no GPU needed.
 
-    python -m bench.sass [--arch 90]
+    python -m bench.sass [--arch 80 90 100] [--json FILE] [--baseline]
 
 An instruction count is the warp instructions that a program executes x 32 / its elements: prologue,
 reduction and patch included, NOP left out. Kernels are straight-line code but for short predicated
@@ -32,6 +32,11 @@ TYPES = {
     torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.int8: "*i8", torch.uint8: "*u8",
 }  # fmt: skip
 ROWS = 100_000
+BASELINE = Path(__file__).parent / "static.json"
+ARCHITECTURES = (80, 90, 100)
+# Issue slots (lanes of warp instructions) that a machine has while it moves a byte: SMs x 4 x 32 x clock over
+# memory bandwidth. An element that needs more than its bytes' worth of them is bound by issue.
+SLOTS_PER_BYTE = {80: {"A100": 9.6}, 90: {"H100": 9.75, "H200": 6.75}, 100: {"B200": 4.4}}
 SHORT_BLOCK = 32
 
 
@@ -41,9 +46,18 @@ class Report:
     mufu: float
     registers: int
     spills: int  # bytes of local memory a thread
+    shared: int  # bytes of shared memory a program
+    ffma: float
     loads: dict[str, int]
     stores: dict[str, int]
     programs: int
+    bytes: int  # an element: what it reads of the logits and writes of their gradient
+
+    def issue_bound(self, slots_per_byte: float) -> float | None:
+        """The fraction of the memory roofline that instruction issue leaves; None without a count."""
+        if not self.instructions or not self.bytes:
+            return None
+        return min(1.0, slots_per_byte * self.bytes / self.instructions)
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,7 @@ def _compile(case: Case, arch: int) -> Report:
     compiled = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options)
     sass, registers, spills = _disassemble(compiled.asm["cubin"])
     path = re.findall(r"/\*[0-9a-f]{4,}\*/\s+([^;/]+);", sass) if case.taken is None else executed(sass, case.taken)
+    grad = launch.args.get("grad_ptr")
     tile = launch.args.get("TILES", 1) * launch.args.get("VECTORS", 1) * 16
     per_thread = tile / (32 * launch.num_warps)
     return Report(
@@ -193,9 +208,12 @@ def _compile(case: Case, arch: int) -> Report:
         mufu=sum("MUFU" in text for text in path) / per_thread,
         registers=registers,
         spills=spills,
+        shared=compiled.metadata.shared,
+        ffma=sum(bool(re.search(r"\bFFMA", text)) for text in path) / per_thread,
         loads=_widths(path, "LDG"),
         stores=_widths(path, "STG"),
         programs=launch.programs,
+        bytes=0 if grad is None else 2 * grad.element_size(),
     )
 
 
@@ -221,19 +239,50 @@ def report(name: str, arch: int = 90) -> Report:
     return result
 
 
+def version() -> str:
+    """What a count depends on besides the source: a baseline holds for one of these."""
+    return f"triton {triton.__version__}, ptxas {knobs.nvidia.ptxas.version}"
+
+
+def baseline() -> dict[str, dict[str, dict[str, object]]]:
+    """Committed reports by case and architecture, for the compilers in use; empty for others."""
+    return json.loads(BASELINE.read_text()).get(version(), {}) if BASELINE.exists() else {}
+
+
+def _row(name: str, arch: int, r: Report) -> str:
+    instructions = "-" if r.instructions is None else f"{r.instructions:.2f}"
+    bounds = {machine: r.issue_bound(slots) for machine, slots in SLOTS_PER_BYTE[arch].items()}
+    bound = ", ".join(f"{machine} {value:.0%}" for machine, value in bounds.items() if value)
+    row = f"{name:38}{arch:>5}{instructions:>9}{r.ffma:>7.2f}{r.mufu:>6.2f}{r.registers:>6}{r.spills:>7}{r.shared:>8}"
+    return f"{row}  {bound:20} {r.loads} {r.stores}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Instruction counts of the Triton kernels.")
-    parser.add_argument("--arch", type=int, nargs="+", default=[90], help="compute capabilities, e.g. 80 90 100")
+    parser = argparse.ArgumentParser(description="What the kernels cost, from ahead-of-time compiled code.")
+    parser.add_argument("--arch", type=int, nargs="+", default=[90], choices=ARCHITECTURES)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports there")
+    parser.add_argument(
+        "--baseline", action="store_true", help=f"make them what the tests compare with, {BASELINE.name}"
+    )
     options = parser.parse_args()
-    print(f"triton {triton.__version__}, ptxas {knobs.nvidia.ptxas.version}")
-    print(f"{'case':38}{'sm':>5}{'instr/elt':>11}{'MUFU':>7}{'regs':>6}{'spills':>8}  loads, stores (bits: count)")
+    print(version())
+    print("instr, FFMA, MUFU: an element. loads, stores: accesses by bits. bound: what issue leaves of the roofline")
+    heads = f"{'instr':>9}{'FFMA':>7}{'MUFU':>6}{'regs':>6}{'spills':>7}{'shared':>8}"
+    print(f"{'case':38}{'sm':>5}{heads}  {'bound':20} loads, stores")
+    found: dict[str, dict[str, dict[str, object]]] = {}
     for name in (name for name in CASES if options.only in name):
         for arch in options.arch:
             r = report(name, arch)
-            instructions = "-" if r.instructions is None else f"{r.instructions:.2f}"
-            row = f"{name:38}{arch:>5}{instructions:>11}{r.mufu:>7.2f}{r.registers:>6}{r.spills:>8}"
-            print(f"{row}  {r.loads} {r.stores}")
+            found.setdefault(name, {})[str(arch)] = asdict(r)
+            print(_row(name, arch, r), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({version(): found}, indent=1) + "\n")
+    if options.baseline:
+        kept = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+        for name, reports in found.items():
+            kept.setdefault(version(), {}).setdefault(name, {}).update(reports)
+        BASELINE.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m imbal_kernels doctor | demo`."""
+"""`python -m imbal_kernels doctor | demo | bench`."""
 
 import argparse
 import sys
@@ -22,6 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = commands.add_parser(
         "demo", help="train with and without the remedies for imbalance, and draw the outcome"
     )
+    commands.add_parser(
+        "bench", help="time the kernels beside their peers (from a checkout)", add_help=False
+    )
+    if argv[:1] == ["bench"]:
+        return _bench(argv[1:])
     if argv[:1] == ["demo"]:
         return _demo(parser, demo, argv)
     if parser.parse_args(argv).command == "doctor":
@@ -48,6 +53,22 @@ def _demo(
             file=sys.stderr,
         )
         return 1
+
+
+def _bench(argv: list[str]) -> int:
+    # What is measured lives beside the package, with the records, and is not installed with it.
+    try:
+        from bench.__main__ import main as bench
+    except ModuleNotFoundError as error:
+        if error.name not in ("bench", "bench.__main__", "tqdm"):
+            raise
+        print(
+            "bench runs in a checkout of the project, from its top folder, with tqdm installed "
+            f"(no module named {error.name} here)",
+            file=sys.stderr,
+        )
+        return 1
+    return bench(argv)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import imbal_kernels as ik
-from bench import accuracy, peers
+from bench import accuracy, harness, peers
 from imbal_kernels.ops import backends
 
 GAMMAS = (0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 2.7, 3.0, 5.0)
@@ -32,7 +32,7 @@ def device(request):
             pytest.skip("no GPU")
         yield "cuda"
         return
-    before = peers.instruction_set()
+    before = harness.instruction_set()
     try:
         torch.ops.imbal_kernels._cpu_capability(request.param)
     except RuntimeError as error:

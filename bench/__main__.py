@@ -1,0 +1,83 @@
+"""The benchmark command.
+
+Every contestant's result is checked before it is timed. A copy of the logits in the same run is the roof.
+CPU: contestants take turns, round by round. GPU: CUDA events, L2 flushed in between.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench import losses, report, targets
+from bench.harness import run_all
+
+SUITES = {"losses": losses}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m imbal_kernels bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"{', '.join(SUITES)}; all without one")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--shapes", nargs="+", metavar="ROWSxCLASSES")
+    parser.add_argument("--peers", nargs="*", metavar="PEER", help="whom to compare with; nobody without a name")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile of the peers out")
+    parser.add_argument("--rounds", type=int, default=15, help="of a CPU run")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of a CPU run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save a record")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw each result against the roofline")
+    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the plots")
+    args = parser.parse_args(argv)
+    for name in args.suites:
+        if name not in SUITES:
+            parser.error(f"there is no suite {name}: choose from {', '.join(SUITES)}")
+    if args.rounds < 2:
+        parser.error("--rounds must be at least 2: a spread is reported")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch can see; there is none")
+    torch.set_num_threads(args.threads)
+
+    suites = [SUITES[name] for name in args.suites or SUITES]
+    for shape in args.shapes or ():
+        if not all(part.isdecimal() and int(part) > 0 for part in shape.split("x")) or shape.count("x") != 1:
+            parser.error(f"--shapes takes ROWSxCLASSES such as 100000x80, got {shape}")
+    known = {peer for suite in suites for peer in suite.PEERS}
+    for peer in args.peers or ():
+        if peer not in known:
+            parser.error(f"there is no peer {peer}: choose from {', '.join(sorted(known))}")
+    workloads = (
+        workload
+        for suite in suites
+        for workload in suite.workloads(
+            device,
+            args.dtype or suite.DTYPES[device],
+            args.shapes or suite.SHAPES[device],
+            suite.PEERS if args.peers is None else args.peers,
+            not args.no_compile,
+        )
+    )
+    record = run_all(workloads, device, args.rounds, lambda result: print(report.text_table(result), flush=True))
+    print(f"\n{report.heading(record)}")
+    if device == "cpu":
+        print(f"\n{targets.table(record.results)}")
+        if float(record.environment["load before"]) > 0.5 * (os.cpu_count() or 1):
+            print("the machine was busy when this began: the verdicts don't count")
+    if args.json:
+        record.save(args.json)
+    if args.plot:
+        for path in report.plot(record, args.plot, args.format):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

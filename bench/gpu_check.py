@@ -1,0 +1,122 @@
+"""Everything that a machine with a GPU can show, in one command and without a network.
+
+    python -m bench.gpu_check FOLDER [--dry]
+
+Parts run in turn, each with a log in the folder; one that has passed is not run again in the same folder, so a
+run that was cut short can be resumed. --dry runs what needs no GPU: the command itself is rehearsed on any machine.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import report, targets
+from bench.harness import Record, environment
+
+ROOT = Path(__file__).parent.parent
+PYTHON = (sys.executable, "-m")
+# Small launches of every kernel: the sanitizer slows them a hundredfold.
+SANITIZED = ("tests/test_functional.py", "-k", "cuda")
+
+
+@dataclass(frozen=True)
+class Part:
+    """dry: the command without a GPU, or None where it takes one. needs: a program that may be missing."""
+
+    name: str
+    command: Sequence[str]
+    dry: Sequence[str] | None
+    seconds: int
+    needs: str = ""
+
+
+def parts(folder: Path) -> list[Part]:
+    bench = (*PYTHON, "imbal_kernels", "bench")
+    record = ("--json", str(folder / "record.json"), "--plot", str(folder / "plots"))
+    suite = (*PYTHON, "pytest", "-q", "-p", "no:cacheprovider")
+    build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    static = (*PYTHON, "bench.sass", "--json", str(folder / "static.json"))
+    return [
+        Part("build", build, build, 120),
+        Part("doctor", (*PYTHON, "imbal_kernels", "doctor"), (*PYTHON, "imbal_kernels", "doctor"), 60),
+        Part("suite", suite, (*suite, "tests/test_ops.py", "tests/test_gradients.py"), 240),
+        *(
+            Part(tool, ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *suite, *SANITIZED), None, 60,
+                 needs="compute-sanitizer")
+            for tool in ("memcheck", "racecheck")
+        ),
+        Part(
+            "bench",
+            (*bench, "--device", "cuda", *record),
+            (*bench, "--device", "cpu", "--shapes", "2000x80", "--rounds", "2", "--no-compile", *record),
+            180,
+        ),
+        Part("static", static, (*static, "--only", "focal fp32 C=80"), 180),
+    ]  # fmt: skip
+
+
+def _run(part: Part, folder: Path, dry: bool) -> str:
+    """What became of a part, in a word or two; its log is kept."""
+    passed = folder / f"{part.name}.passed"
+    if passed.exists():
+        return "passed earlier"
+    command = part.dry if dry else part.command
+    if command is None:
+        return "needs a GPU"
+    if part.needs and shutil.which(part.needs) is None:
+        return f"FAILED: {part.needs} is not installed"
+    start = time.monotonic()
+    with (folder / f"{part.name}.log").open("w") as log:
+        try:
+            code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=part.seconds).returncode
+        except subprocess.TimeoutExpired:
+            return f"FAILED: still running after {part.seconds} s"
+    if code:
+        return f"FAILED with exit status {code}, see {part.name}.log"
+    seconds = f"passed in {time.monotonic() - start:.0f} s"
+    passed.write_text(seconds + "\n")
+    return seconds
+
+
+def summary(folder: Path, outcomes: dict[str, str], dry: bool) -> str:
+    """One page: what ran, and the figures."""
+    facts = environment("cpu" if dry else "cuda")
+    lines = ["# GPU check" + (" (dry: nothing ran on a GPU)" if dry else ""), ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    lines += ["", "| part | outcome |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items()), ""]
+    if (folder / "record.json").exists():
+        record = Record.load(folder / "record.json")
+        lines += [report.markdown([record]), ""]
+        if dry:
+            lines += ["```", targets.table(record.results), "```", ""]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dry", action="store_true")
+    args = parser.parse_args(argv)
+    if not args.dry and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU here; --dry (make gpu-check DRY=1) rehearses what needs none")
+    folder = args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes = {}
+    for part in parts(folder):
+        print(f"{part.name:12}", end="", flush=True)
+        outcomes[part.name] = _run(part, folder, args.dry)
+        print(outcomes[part.name], flush=True)
+        # After each part: what was measured is kept when the machine goes away.
+        (folder / "summary.md").write_text(summary(folder, outcomes, args.dry))
+    return int(any(what.startswith("FAILED") for what in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

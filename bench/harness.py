@@ -1,0 +1,241 @@
+"""Contestants side by side: checked, timed, and put in relation to a copy measured in the same run.
+
+On a CPU every contestant runs once per round, so that a change of the machine's load meets all of them, and
+ratios are medians of the rounds' own ratios. On a GPU times are CUDA events with L2 flushed in between
+(`triton.testing.do_bench`), and ratios are ratios of medians.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from imbal_kernels.ops import backends
+
+COPY, OURS = "copy in place", "ours"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """run: the work to time. traffic: bytes that a single pass over its operands moves. check: raises an
+    AssertionError where the result is wrong. clear: drops what an earlier run left, such as a gradient."""
+
+    run: Callable[[], object]
+    traffic: int
+    check: Callable[[], None] = lambda: None
+    clear: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What competes on one input. The copy in place is the roof; `missing` names peers and why they are absent."""
+
+    name: str
+    device: str
+    bytes_model: str
+    contestants: dict[str, Contestant]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Milliseconds; spread: interquartile range / median; roof: bytes a second, of the copy's; ratio: its time
+    over ours, by rounds; peak_mib: most memory that it held at once beyond its inputs."""
+
+    contestant: str
+    median: float
+    best: float
+    spread: float
+    gb_per_s: float
+    roof: float
+    times_copy: float
+    ratio: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    bytes_model: str
+    rows: list[Row]
+    missing: dict[str, str]
+
+    def row(self, contestant: str) -> Row | None:
+        return next((row for row in self.rows if row.contestant == contestant), None)
+
+
+def _rounds(contestants: dict[str, Contestant], rounds: int, bar: tqdm) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            contestant.run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+            bar.update()
+    return times
+
+
+def _events(contestants: dict[str, Contestant], bar: tqdm) -> dict[str, list[float]]:
+    from triton.testing import do_bench
+
+    times = {}
+    for name, contestant in contestants.items():
+        times[name] = do_bench(contestant.run, return_mode="all")
+        bar.update()
+    return times
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that the profiler's C++ side writes to stderr at each start and stop."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def peak_memory(contestant: Contestant, device: str) -> int:
+    """Bytes held at once by tensors that a run makes, at their most."""
+    contestant.clear()
+    run = contestant.run
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    held = peak = 0
+    events = (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def measure(workload: Workload, rounds: int = 15) -> Result:
+    """Check every contestant, then time them all. One that is wrong is an AssertionError that names it."""
+    contestants = workload.contestants
+    for contestant in contestants.values():
+        contestant.check()
+        contestant.run()  # warm, compiled, with every size met once
+    steps = len(contestants) * (1 if workload.device == "cuda" else rounds)
+    with tqdm(total=steps, desc=workload.name, leave=False, file=sys.stderr) as bar:
+        if workload.device == "cuda":
+            times = _events(contestants, bar)
+        else:
+            times = _rounds(contestants, rounds, bar)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+
+    def ratio(over: str, under: str) -> float:
+        if workload.device == "cuda":
+            return medians[over] / medians[under]
+        return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
+
+    copied = contestants[COPY].traffic / medians[COPY]
+    rows = []
+    for name, contestant in contestants.items():
+        low, _, high = statistics.quantiles(times[name], n=4)
+        rows.append(
+            Row(
+                contestant=name,
+                median=medians[name],
+                best=min(times[name]),
+                spread=(high - low) / medians[name],
+                gb_per_s=contestant.traffic / medians[name] / 1e6,
+                roof=contestant.traffic / medians[name] / copied,
+                times_copy=ratio(name, COPY),
+                ratio=ratio(name, OURS),
+                peak_mib=peak_memory(contestant, workload.device) / 2**20,
+            )
+        )
+    return Result(workload.name, workload.bytes_model, rows, workload.missing)
+
+
+def environment(device: str) -> dict[str, str | int | float]:
+    """What the figures depend on besides the code."""
+    facts: dict[str, str | int | float] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": _output("git", "rev-parse", "--short", "HEAD"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+    }
+    if device == "cuda":
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        return {**facts, "device": torch.cuda.get_device_name(), "driver": driver, "cuda": str(torch.version.cuda)}
+    return {
+        **facts,
+        "device": f"{_cpu_name()}, {instruction_set()}, {torch.get_num_threads()} threads",
+        "cores": os.cpu_count() or 1,
+        "load before": round(os.getloadavg()[0], 1),
+    }
+
+
+def instruction_set() -> str:
+    """The one our CPU kernels use, or "no kernels" where they run on the reference."""
+    return "no kernels" if backends.MISSING["cpu"] else torch.ops.imbal_kernels._cpu_capability("")
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        return next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return __import__(package).__version__
+    except ImportError:
+        return "none"
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Record:
+    environment: dict[str, str | int | float]
+    results: list[Result]
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        data = json.loads(path.read_text())
+        results = [Result(**{**r, "rows": [Row(**row) for row in r["rows"]]}) for r in data["results"]]
+        return cls(data["environment"], results)
+
+
+def run_all(workloads: Iterable[Workload], device: str, rounds: int, show: Callable[[Result], None]) -> Record:
+    facts = environment(device)
+    results = []
+    for workload in workloads:
+        results.append(measure(workload, rounds))
+        show(results[-1])
+    return Record(facts, results)

@@ -1,0 +1,182 @@
+"""The losses' workloads: who competes on which input, and the bytes that each must move."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import imbal_kernels as ik
+from bench import peers
+from bench.harness import COPY, OURS, Contestant, Workload
+from bench.peers import ALPHA, GAMMA
+
+PEERS = ("torchvision", "torch", "mmcv", "apex")
+SHAPES = {"cpu": ("100000x80",), "cuda": ("400000x80", "1000000x80", "4000000x80")}
+DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
+BYTES = "logits read, gradient written, labels read once; dense targets in the logits' dtype"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Logits after the prior bias, one object in a hundred rows, and a normalizer known on the host."""
+
+    logits: Tensor
+    ids: Tensor
+    normalizer: float
+    gamma: float = GAMMA
+
+    @classmethod
+    def random(
+        cls, rows: int, classes: int, device: str = "cpu", dtype: torch.dtype = torch.float32, gamma: float = GAMMA
+    ) -> "Problem":
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(rows, classes, generator=generator) - 4.6
+        ids = torch.randint(classes, (rows,), generator=generator)
+        ids[torch.rand(rows, generator=generator) < 0.99] = -1
+        normalizer = max(float((ids >= 0).sum()), 1.0)
+        return cls(logits.to(device, dtype).requires_grad_(), ids.to(device), normalizer, gamma)
+
+    @property
+    def alpha(self) -> float:
+        return ALPHA if self.gamma else -1.0
+
+    def ours(self, targets: Tensor) -> Tensor:
+        return ik.sigmoid_focal_loss(self.logits, targets, self.alpha, self.gamma, "sum", normalizer=self.normalizer)
+
+    @functools.cached_property
+    def expected(self) -> tuple[Tensor, Tensor]:
+        """Loss and gradient of the reference in fp64."""
+        x = self.logits.detach().double().requires_grad_()
+        loss = ik.reference.sigmoid_focal_loss(x, self.ids, self.alpha, self.gamma, "sum", normalizer=self.normalizer)
+        loss.backward()
+        return loss.detach(), x.grad
+
+    def check(self, name: str, result: tuple[Tensor, Tensor], upstream: float = 1.0) -> None:
+        """A contestant's loss and gradient against the reference."""
+        # Peers that compute and sum in half precision are held to what that type can give.
+        step = torch.finfo(self.logits.dtype).eps
+        rtol = 1e-4 if self.logits.dtype == torch.float32 else 8 * step
+        loss, grad = self.expected
+        for what, got, true, atol in (("loss", result[0], loss, 0.0), ("gradient", result[1], grad * upstream, step)):
+            torch.testing.assert_close(
+                got.double(),
+                true,
+                rtol=rtol,
+                atol=atol * float(true.abs().max()),
+                msg=lambda m, what=what: f"{name}, {what}: {m}",
+            )
+
+
+def one_hot(ids: Tensor, like: Tensor) -> Tensor:
+    """What the dense peers are fed; the int-label contestants write it inside the timed region."""
+    return (ids[:, None] == torch.arange(like.shape[1], device=ids.device)).to(like.dtype)
+
+
+def _with_backward(
+    problem: Problem, loss_of: Callable[[], Tensor], upstream: float = 1.0
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    logits = problem.logits
+
+    def run() -> tuple[Tensor, Tensor]:
+        logits.grad = None
+        loss = loss_of()
+        (loss if upstream == 1.0 else loss * upstream).backward()
+        return loss.detach(), logits.grad
+
+    return run
+
+
+def _recomputed(problem: Problem) -> tuple[Tensor, Tensor]:
+    """A forward that keeps no gradient and a backward that works from the logits: fp16's way."""
+    op, x = torch.ops.imbal_kernels.sigmoid_loss, problem.logits.detach()
+    options = (problem.alpha, problem.gamma, 0.0, 1 / problem.normalizer, -100)
+    loss, _ = op(x, problem.ids, None, None, None, None, None, *options, 2, False, True)
+    _, grad = op(x, problem.ids, None, None, None, None, torch.ones_like(loss), *options, 0, True, True)
+    return loss, grad
+
+
+def contestants(
+    problem: Problem, chosen: Sequence[str] = PEERS, compiled: bool = True
+) -> tuple[dict[str, Contestant], dict[str, str]]:
+    """Everyone by name, and the peers that are missing with the reason."""
+    logits, ids, normalizer = problem.logits, problem.ids, problem.normalizer
+    dense, copy_to = one_hot(ids, logits), torch.empty_like(logits, requires_grad=False)
+    size = logits.numel() * logits.element_size()
+    pass_ids, pass_dense = 2 * size + ids.numel() * ids.element_size(), 3 * size
+    entries = {
+        COPY: Contestant(lambda: copy_to.copy_(logits.detach()), 2 * size),
+        "copy to a new tensor": Contestant(lambda: logits.detach().clone(), 2 * size),
+    }
+    missing = {}
+
+    def clear() -> None:
+        logits.grad = None
+
+    def enter(name: str, run: Callable[[], tuple[Tensor, Tensor]], traffic: int, upstream: float = 1.0) -> None:
+        entries[name] = Contestant(run, traffic, lambda: problem.check(name, run(), upstream), clear)
+
+    enter(OURS, _with_backward(problem, lambda: problem.ours(ids)), pass_ids)
+    enter("ours, upstream 2", _with_backward(problem, lambda: problem.ours(ids), 2.0), pass_ids, 2.0)
+    enter("ours, recomputed", lambda: _recomputed(problem), pass_ids)
+    enter("ours, dense", _with_backward(problem, lambda: problem.ours(dense)), pass_dense)
+
+    if problem.gamma:
+        focal = peers.torchvision_focal_loss() if importlib.util.find_spec("torchvision") else None
+        name = "torchvision"
+        if focal is None and name in chosen:
+            missing[name] = "not installed"
+    else:
+        name = "torch"
+
+        def focal(x: Tensor, t: Tensor, alpha: float, gamma: float, reduction: str) -> Tensor:
+            return F.binary_cross_entropy_with_logits(x, t, reduction=reduction)
+
+    if focal and name in chosen:
+
+        def from_dense(x: Tensor, t: Tensor) -> Tensor:
+            return focal(x, t, problem.alpha, problem.gamma, "sum") / normalizer
+
+        def from_ids(x: Tensor, t: Tensor) -> Tensor:
+            return from_dense(x, one_hot(t, x))
+
+        for form, function, targets, traffic in (
+            ("dense", from_dense, dense, pass_dense),
+            ("class ids", from_ids, ids, pass_ids),
+        ):
+            modes = {"eager": function}
+            if compiled:
+                modes["compiled"] = torch.compile(function, fullgraph=True, dynamic=False)
+            for mode, call in modes.items():
+                run = _with_backward(problem, lambda call=call, targets=targets: call(logits, targets))
+                enter(f"{name} {mode}, {form}", run, traffic)
+    if problem.gamma:
+        for name, package, loss_of in (
+            ("mmcv", "mmcv", lambda: peers.mmcv_focal_loss(logits, ids) / normalizer),
+            ("apex", "apex", lambda: peers.apex_focal_loss(logits, ids, (ids >= 0).sum().float())),
+        ):
+            if name not in chosen:
+                continue
+            if not logits.is_cuda:
+                missing[name] = "has a CUDA kernel only"
+            elif importlib.util.find_spec(package) is None:
+                missing[name] = "not installed"
+            else:
+                enter(name, _with_backward(problem, loss_of), pass_ids)
+    return entries, missing
+
+
+def workloads(
+    device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
+) -> Iterator[Workload]:
+    """One at a time: two problems at once would not fit every machine."""
+    for shape in shapes:
+        rows, classes = (int(n) for n in shape.split("x"))
+        for dtype in dtypes:
+            for loss, gamma in (("sigmoid focal", GAMMA), ("binary cross-entropy", 0.0)):
+                problem = Problem.random(rows, classes, device, getattr(torch, dtype), gamma)
+                entries, missing = contestants(problem, chosen, compiled)
+                yield Workload(f"{loss}, {rows} x {classes} {dtype}", device, BYTES, entries, missing)
