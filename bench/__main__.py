@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{report.heading(record)}")
     if device == "cpu":
         print(f"\n{targets.table(record.results)}")
-        if float(record.environment["load before"]) > 0.5 * (os.cpu_count() or 1):
+        if int(str(record.environment["busy before"]).rstrip("%")) > 10:
             print("the machine was busy when this began: the verdicts don't count")
     if args.json:
         record.save(args.json)

@@ -185,8 +185,24 @@ def environment(device: str) -> dict[str, str | int | float]:
         **facts,
         "device": f"{_cpu_name()}, {instruction_set()}, {torch.get_num_threads()} threads",
         "cores": os.cpu_count() or 1,
-        "load before": round(os.getloadavg()[0], 1),
+        "busy before": f"{_busy():.0%}",
     }
+
+
+def _busy(seconds: float = 0.5) -> float:
+    """The share of the cores that others use while this process sleeps; 0 where the system does not say."""
+
+    def ticks() -> tuple[int, int]:
+        user, nice, system, idle, wait, *_ = (int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+        return user + nice + system, user + nice + system + idle + wait
+
+    try:
+        before = ticks()
+        time.sleep(seconds)
+        after = ticks()
+    except OSError:
+        return 0.0
+    return (after[0] - before[0]) / max(after[1] - before[1], 1)
 
 
 def instruction_set() -> str:

@@ -63,6 +63,20 @@ def test_other_architectures(name, arch):
     assert sass.report(name, arch).spills == 0
 
 
+MEASURES = ("instructions", "mufu", "ffma", "registers", "spills", "shared")
+
+
+@pytest.mark.parametrize("name", sass.CASES)
+def test_no_worse_than_the_baseline(name):
+    """By more than 3 %, for the compilers that the baseline knows; `python -m bench.sass --baseline` renews it."""
+    known = sass.baseline()
+    if not known:
+        pytest.skip(f"no baseline for {sass.version()}")
+    found = sass.report(name)
+    for measure in MEASURES:
+        assert (getattr(found, measure) or 0) <= 1.03 * (known[name]["90"][measure] or 0) + 1e-9, measure
+
+
 def _sass(*lines):
     return "\n".join(f"/*{16 * i:04x}*/  {text} ;" for i, text in enumerate(lines))
 

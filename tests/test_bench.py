@@ -1,0 +1,159 @@
+"""The measuring stand: it checks before it times, counts memory, keeps records, and the README says what they say."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from bench import __main__ as command
+from bench import gpu_check, losses, report, results, targets
+from bench.harness import COPY, OURS, Contestant, Record, Result, Row, Workload, measure, peak_memory
+
+
+def _row(contestant, ratio):
+    return Row(contestant, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, ratio, 0.0)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return losses.Problem.random(4000, 80)
+
+
+@pytest.fixture(scope="module")
+def entries(problem):
+    return losses.contestants(problem, compiled=False)[0]
+
+
+def test_every_contestant_agrees_with_the_reference(entries):
+    assert {COPY, OURS, "torchvision eager, dense", "ours, recomputed"} <= entries.keys()
+    for contestant in entries.values():
+        contestant.check()
+
+
+def test_a_wrong_contestant_is_named_and_not_timed(entries, problem):
+    def wrong():
+        return torch.zeros(()), torch.zeros_like(problem.logits)
+
+    contestant = Contestant(wrong, 1, lambda: problem.check("the wrong one", wrong()))
+    with pytest.raises(AssertionError, match="the wrong one, loss"):
+        measure(Workload("w", "cpu", "", {**entries, "wrong": contestant}), rounds=2)
+
+
+def test_peak_memory_is_the_gradient_and_less_than_a_mebibyte(entries, problem):
+    """Of the loss: design's promise. Of a known pair of tensors: the bytes themselves."""
+    size = problem.logits.nbytes
+    for name in (OURS, "ours, upstream 2", "ours, dense"):
+        assert size <= peak_memory(entries[name], "cpu") < size + 2**20
+    assert peak_memory(Contestant(lambda: torch.zeros(1000) + torch.zeros(1000), 0), "cpu") == 3 * 4000
+
+    def backward_twice():
+        problem.ours(problem.ids).backward(retain_graph=True)
+
+    assert peak_memory(Contestant(backward_twice, 0), "cpu") < 2 * size
+
+
+def test_measure_relates_everyone_to_the_copy_and_to_ours(entries):
+    result = measure(Workload("w", "cpu", "bytes", entries, {"apex": "not installed"}), rounds=3)
+    assert [row.contestant for row in result.rows] == list(entries)
+    assert result.row(COPY).times_copy == result.row(OURS).ratio == 1.0
+    for row in result.rows:
+        assert row.best <= row.median
+        assert row.gb_per_s == pytest.approx(entries[row.contestant].traffic / row.median / 1e6)
+    text = report.text_table(result)
+    assert "missing: apex: not installed" in text and "torchvision eager, dense" in text
+
+
+@pytest.mark.parametrize(
+    "against, ratio, verdict",
+    [(COPY, 1 / 1.2, "reached"), (COPY, 1 / 1.4, "not reached"), ("peer", 9.9, "not reached"), ("peer", 10, "reached")],
+)
+def test_target(against, ratio, verdict):
+    target = targets.Target("w", against, 1.3 if against == COPY else 10)
+    result = Result("w", "", [_row(OURS, 1.0), _row(against, ratio)], {})
+    assert target.verdict([result])[1] == verdict
+    assert target.verdict([])[1] == "not measured"
+
+
+def test_record_survives_its_file(tmp_path):
+    record = Record({"device": "d", "date": "2026-01-01"}, [Result("w", "bytes", [_row(OURS, 1.0)], {"p": "why"})])
+    record.save(tmp_path / "device" / "2026-01-01.json")
+    assert Record.load(tmp_path / "device" / "2026-01-01.json") == record
+
+
+def test_readme_says_what_the_records_say():
+    text = results.README.read_text()
+    assert results.section(text) == results.written(results.newest()), "run `make results`"
+    plots = {path.name for path in results.PLOTS.glob("*.svg")}
+    drawn = sum(len(record.results) for record in results.newest())
+    assert len(plots) == drawn, "run `make results`"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nonsense"], "there is no suite nonsense: choose from losses"),
+        (["losses", "--peers", "nobody"], "there is no peer nobody"),
+        (["losses", "--shapes", "100"], "--shapes takes ROWSxCLASSES such as 100000x80, got 100"),
+        (["losses", "--shapes", "0x80"], "got 0x80"),
+        (["--rounds", "1"], "--rounds must be at least 2"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "there is none")]),
+    ],
+)
+def test_command_refuses(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_command_saves_and_draws(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    arguments = "losses --device cpu --shapes 300x7 --rounds 2 --no-compile --peers --format png".split()
+    try:
+        assert command.main([*arguments, "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "plots")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    figures, verdicts = out.split("workload", 1)
+    assert "sigmoid focal, 300 x 7 float32" in figures and "torchvision eager" not in figures
+    assert "not measured" in verdicts
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["environment"]["torch"] == torch.__version__
+    pictures = list((tmp_path / "plots").glob("*.png"))
+    assert len(pictures) == len(record["results"]) == 2
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_gpu_check_resumes(tmp_path, monkeypatch, capsys):
+    """A part that failed runs again, one that passed does not."""
+    flag = tmp_path / "mended"
+    once = f"open({str(tmp_path / 'runs')!r}, 'a').write('x')"
+    mended = f"import os, sys; sys.exit(not os.path.exists({str(flag)!r}))"
+
+    def parts(folder):
+        command = (sys.executable, "-c")
+        return [
+            gpu_check.Part("first", (), (*command, once), 60),
+            gpu_check.Part("second", (), (*command, mended), 60),
+            gpu_check.Part("third", (), None, 60),
+            gpu_check.Part("fourth", (), (*command, "import time; time.sleep(60)"), 1),
+        ]
+
+    monkeypatch.setattr(gpu_check, "parts", parts)
+    out = tmp_path / "out"
+    assert gpu_check.main([str(out), "--dry"]) == 1
+    text = (out / "summary.md").read_text()
+    assert "| second | FAILED with exit status 1, see second.log |" in text and "| third | needs a GPU |" in text
+    assert "| fourth | FAILED: still running after 1 s |" in text
+    flag.touch()
+    assert gpu_check.main([str(out), "--dry"]) == 1
+    assert "| first | passed earlier |" in (out / "summary.md").read_text()
+    assert (tmp_path / "runs").read_text() == "x"
+    assert "second      passed in" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused where there is no GPU")
+def test_gpu_check_refuses_to_pretend(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        gpu_check.main([str(tmp_path)])
+    assert "PyTorch sees no GPU here" in capsys.readouterr().err
