@@ -20,19 +20,16 @@ def newest() -> list[Record]:
     return [Record.load(max(folder.glob("*.json"))) for folder in folders]
 
 
-def section(text: str) -> str:
-    """What stands between the marks."""
-    return text.split(BEGIN)[1].split(END)[0]
-
-
-def written(records: list[Record]) -> str:
-    return f"\n\n{report.markdown(records)}\n\n"
+def rewritten(text: str, records: list[Record]) -> str:
+    """The text with what stands between the marks made anew."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{report.markdown(records)}\n\n{END}{after}"
 
 
 def main() -> None:
     records = newest()
-    text = README.read_text()
-    README.write_text(text.replace(section(text), written(records)))
+    README.write_text(rewritten(README.read_text(), records))
     for path in PLOTS.glob("*.svg"):
         path.unlink()
     for record in records:

@@ -83,10 +83,18 @@ def test_record_survives_its_file(tmp_path):
 
 def test_readme_says_what_the_records_say():
     text = results.README.read_text()
-    assert results.section(text) == results.written(results.newest()), "run `make results`"
+    assert text == results.rewritten(text, results.newest()), "run `make results`"
     plots = {path.name for path in results.PLOTS.glob("*.svg")}
     drawn = sum(len(record.results) for record in results.newest())
     assert len(plots) == drawn, "run `make results`"
+
+
+def test_only_what_is_between_the_marks_is_rewritten():
+    record = Record({"device": "d", "date": "2026-01-01", "torch": "2"}, [Result("w", "", [_row(OURS, 1.0)], {})])
+    text = f"before\n\n{results.BEGIN}\n{results.END}\n\nafter\n"
+    once = results.rewritten(text, [record])
+    assert once.startswith("before\n\n<!--") and once.endswith("-->\n\nafter\n") and once.count("| ours |") == 1
+    assert results.rewritten(once, [record]) == once
 
 
 @pytest.mark.parametrize(

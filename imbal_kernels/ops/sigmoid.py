@@ -3,6 +3,7 @@
 The forward of a reduced loss also writes its gradient; backward hands it over the first time, rescaled
 by the upstream gradient where that is not 1, and recomputes it from the logits any later time. Elementwise
 losses, and fp16 (whose gradients would underflow before a loss scaler sees them), always recompute.
+Storing is the fastest on a CPU with and without rescaling (bench/results: "ours, upstream 2", "ours, recomputed").
 """
 
 from typing import Any
