@@ -99,6 +99,15 @@ def _recomputed(problem: Problem) -> tuple[Tensor, Tensor]:
     return loss, grad
 
 
+def _from_formula(problem: Problem, formula: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of a formula that knows positives and negatives apart."""
+    x = problem.logits.detach()
+    positive = one_hot(problem.ids, x) > 0
+    found = zip(formula(x, True, problem.gamma), formula(x, False, problem.gamma), strict=True)
+    loss, grad = (torch.where(positive, p, n) / problem.normalizer for p, n in found)
+    return loss.sum(), grad
+
+
 def contestants(
     problem: Problem, chosen: Sequence[str] = PEERS, compiled: bool = True
 ) -> tuple[dict[str, Contestant], dict[str, str]]:
@@ -154,18 +163,21 @@ def contestants(
                 run = _with_backward(problem, lambda call=call, targets=targets: call(logits, targets))
                 enter(f"{name} {mode}, {form}", run, traffic)
     if problem.gamma:
-        for name, package, loss_of in (
-            ("mmcv", "mmcv", lambda: peers.mmcv_focal_loss(logits, ids) / normalizer),
-            ("apex", "apex", lambda: peers.apex_focal_loss(logits, ids, (ids >= 0).sum().float())),
+        for name, formula, loss_of in (
+            ("mmcv", peers.mmcv_formula, lambda: peers.mmcv_focal_loss(logits, ids) / normalizer),
+            ("apex", peers.apex_formula, lambda: peers.apex_focal_loss(logits, ids, (ids >= 0).sum().float())),
         ):
             if name not in chosen:
                 continue
-            if not logits.is_cuda:
-                missing[name] = "has a CUDA kernel only"
-            elif importlib.util.find_spec(package) is None:
-                missing[name] = "not installed"
-            else:
+            if logits.is_cuda and importlib.util.find_spec(name) is not None:
                 enter(name, _with_backward(problem, loss_of), pass_ids)
+                continue
+            missing[name] = (
+                "not installed, its formula in PyTorch stands in"
+                if logits.is_cuda
+                else ("has a CUDA kernel only, its formula in PyTorch stands in")
+            )
+            enter(f"{name}'s formula, eager", lambda f=formula: _from_formula(problem, f), pass_ids)
     return entries, missing
 
 
