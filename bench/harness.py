@@ -1,4 +1,4 @@
-"""Contestants side by side: checked, timed, and put in relation to a copy measured in the same run.
+"""Contestants side by side: checked, timed, and put in relation to a roof measured in the same run.
 
 On a CPU every contestant runs once per round, so that a change of the machine's load meets all of them, and
 ratios are medians of the rounds' own ratios. On a GPU times are CUDA events with L2 flushed in between
@@ -28,38 +28,43 @@ COPY, OURS = "copy in place", "ours"
 
 @dataclass(frozen=True)
 class Contestant:
-    """run: the work to time. traffic: bytes that a single pass over its operands moves. check: raises an
-    AssertionError where the result is wrong. clear: drops what an earlier run left, such as a gradient."""
+    """run: the work to time. amount: how much work that is at the least, in the workload's unit; of a loss the
+    bytes that a single pass over its operands moves. check: raises an AssertionError where the result is wrong.
+    clear: drops what an earlier run left, such as a gradient."""
 
     run: Callable[[], object]
-    traffic: int
+    amount: int
     check: Callable[[], None] = lambda: None
     clear: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What competes on one input. The copy in place is the roof; `missing` names peers and why they are absent."""
+    """What competes on one input. model: how amounts are counted. roof: the contestant whose rate is the most that
+    the machine gives. missing: peers that are absent, and why."""
 
     name: str
     device: str
-    bytes_model: str
+    model: str
     contestants: dict[str, Contestant]
     missing: dict[str, str] = field(default_factory=dict)
+    roof: str = COPY
+    unit: str = "GB/s"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds; spread: interquartile range / median; roof: bytes a second, of the copy's; ratio: its time
-    over ours, by rounds; peak_mib: most memory that it held at once beyond its inputs."""
+    """Milliseconds; spread: interquartile range / median; rate: of work, in the workload's unit; of_roof: that over
+    the roof's; times_roof and ratio: its time over the roof's and over ours, by rounds; peak_mib: most memory that it
+    held at once beyond its inputs."""
 
     contestant: str
     median: float
     best: float
     spread: float
-    gb_per_s: float
-    roof: float
-    times_copy: float
+    rate: float
+    of_roof: float
+    times_roof: float
     ratio: float
     peak_mib: float
 
@@ -67,7 +72,9 @@ class Row:
 @dataclass(frozen=True)
 class Result:
     name: str
-    bytes_model: str
+    model: str
+    roof: str
+    unit: str
     rows: list[Row]
     missing: dict[str, str]
 
@@ -149,7 +156,7 @@ def measure(workload: Workload, rounds: int = 15) -> Result:
             return medians[over] / medians[under]
         return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
 
-    copied = contestants[COPY].traffic / medians[COPY]
+    roof = contestants[workload.roof].amount / medians[workload.roof]
     rows = []
     for name, contestant in contestants.items():
         low, _, high = statistics.quantiles(times[name], n=4)
@@ -159,14 +166,14 @@ def measure(workload: Workload, rounds: int = 15) -> Result:
                 median=medians[name],
                 best=min(times[name]),
                 spread=(high - low) / medians[name],
-                gb_per_s=contestant.traffic / medians[name] / 1e6,
-                roof=contestant.traffic / medians[name] / copied,
-                times_copy=ratio(name, COPY),
+                rate=contestant.amount / medians[name] / 1e6,
+                of_roof=contestant.amount / medians[name] / roof,
+                times_roof=ratio(name, workload.roof),
                 ratio=ratio(name, OURS),
                 peak_mib=peak_memory(contestant, workload.device) / 2**20,
             )
         )
-    return Result(workload.name, workload.bytes_model, rows, workload.missing)
+    return Result(workload.name, workload.model, workload.roof, workload.unit, rows, workload.missing)
 
 
 def environment(device: str) -> dict[str, str | int | float]:

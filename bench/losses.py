@@ -17,7 +17,7 @@ from bench.peers import ALPHA, GAMMA
 PEERS = ("torchvision", "torch", "mmcv", "apex")
 SHAPES = {"cpu": ("100000x80",), "cuda": ("400000x80", "1000000x80", "4000000x80")}
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
-BYTES = "logits read, gradient written, labels read once; dense targets in the logits' dtype"
+BYTES = "bytes of logits read, gradient written, labels read once; dense targets in the logits' dtype"
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def contestants(
     def clear() -> None:
         logits.grad = None
 
-    def enter(name: str, run: Callable[[], tuple[Tensor, Tensor]], traffic: int, upstream: float = 1.0) -> None:
-        entries[name] = Contestant(run, traffic, lambda: problem.check(name, run(), upstream), clear)
+    def enter(name: str, run: Callable[[], tuple[Tensor, Tensor]], amount: int, upstream: float = 1.0) -> None:
+        entries[name] = Contestant(run, amount, lambda: problem.check(name, run(), upstream), clear)
 
     enter(OURS, _with_backward(problem, lambda: problem.ours(ids)), pass_ids)
     enter("ours, upstream 2", _with_backward(problem, lambda: problem.ours(ids), 2.0), pass_ids, 2.0)
@@ -152,7 +152,7 @@ def contestants(
         def from_ids(x: Tensor, t: Tensor) -> Tensor:
             return from_dense(x, one_hot(t, x))
 
-        for form, function, targets, traffic in (
+        for form, function, targets, amount in (
             ("dense", from_dense, dense, pass_dense),
             ("class ids", from_ids, ids, pass_ids),
         ):
@@ -161,7 +161,7 @@ def contestants(
                 modes["compiled"] = torch.compile(function, fullgraph=True, dynamic=False)
             for mode, call in modes.items():
                 run = _with_backward(problem, lambda call=call, targets=targets: call(logits, targets))
-                enter(f"{name} {mode}, {form}", run, traffic)
+                enter(f"{name} {mode}, {form}", run, amount)
     if problem.gamma:
         for name, formula, loss_of in (
             ("mmcv", peers.mmcv_formula, lambda: peers.mmcv_focal_loss(logits, ids) / normalizer),

@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness import COPY, OURS, Record, Result
+from bench.harness import OURS, Record, Result
 
-COLUMNS = ("contestant", "ms", "spread", "GB/s", "of roof", "x copy", "ours is", "peak MiB")
+
+def _columns(result: Result) -> tuple[str, ...]:
+    return ("contestant", "ms", "spread", result.unit, "of roof", "x roof", "ours is", "peak MiB")
 
 
 def _cells(result: Result) -> list[tuple[str, ...]]:
@@ -15,9 +17,9 @@ def _cells(result: Result) -> list[tuple[str, ...]]:
             row.contestant,
             f"{row.median:.2f}",
             f"{row.spread:.0%}",
-            f"{row.gb_per_s:.1f}",
-            f"{row.roof:.0%}",
-            f"{row.times_copy:.2f}",
+            f"{row.rate:.1f}",
+            f"{row.of_roof:.0%}",
+            f"{row.times_roof:.2f}",
             "" if row.contestant == OURS else f"{row.ratio:.2f}x",
             f"{row.peak_mib:.1f}",
         )
@@ -30,12 +32,12 @@ def _missing(result: Result) -> str:
 
 
 def text_table(result: Result) -> str:
-    cells = [COLUMNS, *_cells(result)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    cells = [_columns(result), *_cells(result)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
              for line in cells]  # fmt: skip
     missing = f"\nmissing: {_missing(result)}" if result.missing else ""
-    return f"\n{result.name}  (bytes: {result.bytes_model})\n" + "\n".join(lines) + missing
+    return f"\n{result.name}  ({result.model}; roof: {result.roof})\n" + "\n".join(lines) + missing
 
 
 def heading(record: Record) -> str:
@@ -43,24 +45,26 @@ def heading(record: Record) -> str:
 
 
 def plot(record: Record, folder: Path, suffix: str = "svg") -> list[Path]:
-    """One picture a result: what each contestant moves per second, against the copy's line."""
+    """One picture a result: the rate of each contestant, against the line of the roof."""
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for result in record.results:
-        rows = [row for row in result.rows if row.contestant != COPY][::-1]
+        rows = [row for row in result.rows if row.contestant != result.roof][::-1]
         figure = Figure(figsize=(8, 0.8 + 0.32 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         colors = ["#1b6ca8" if row.contestant.startswith(OURS) else "#b0b0b0" for row in rows]
-        bars = axes.barh([row.contestant for row in rows], [row.gb_per_s for row in rows], color=colors)
-        axes.bar_label(bars, [f"{row.median:.2f} ms, {row.roof:.0%}" for row in rows], padding=3, fontsize=8)
-        copied = result.row(COPY)
-        if copied:
-            axes.axvline(copied.gb_per_s, color="#c0392b", linestyle="--", label=f"copy, {copied.gb_per_s:.0f} GB/s")
+        bars = axes.barh([row.contestant for row in rows], [row.rate for row in rows], color=colors)
+        axes.bar_label(bars, [f"{row.median:.2f} ms, {row.of_roof:.0%}" for row in rows], padding=3, fontsize=8)
+        roof = result.row(result.roof)
+        if roof:
+            axes.axvline(
+                roof.rate, color="#c0392b", linestyle="--", label=f"{result.roof}, {roof.rate:.0f} {result.unit}"
+            )
             axes.legend(loc="lower right", fontsize=8)
-        axes.set_xlim(0, 1.25 * max([row.gb_per_s for row in result.rows]))
-        axes.set_xlabel("GB/s: the bytes of a single pass over the time it took")
+        axes.set_xlim(0, 1.25 * max([row.rate for row in result.rows]))
+        axes.set_xlabel(f"{result.unit}: {result.model}, over the time it took")
         axes.set_title(f"{result.name}\n{record.environment['device']}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         name = re.sub(r"\W+", "-", f"{result.name} {record.environment['device']}").strip("-").lower()
@@ -77,7 +81,7 @@ def markdown(records: Sequence[Record]) -> str:
         environment = record.environment
         parts.append(
             f"**{environment['device']}**, {environment['date']}, torch {environment['torch']}. "
-            "ms: median; of roof: of the bytes a second that a copy reaches in the same run."
+            "ms: median; of roof: of the rate that the roof reaches in the same run."
         )
         for result in record.results:
             head = ("contestant", "ms", "of roof", "ours is faster by", "peak MiB")

@@ -51,4 +51,4 @@ def test_sigmoid_focal(benchmark, case, name):
     slow = "eager" in name and device == "cpu"
     benchmark.pedantic(run, rounds=7 if slow else 25, warmup_rounds=2)
     if benchmark.stats:
-        benchmark.extra_info["GB/s"] = contestant.traffic / benchmark.stats.stats.median / 1e9
+        benchmark.extra_info["GB/s"] = contestant.amount / benchmark.stats.stats.median / 1e9

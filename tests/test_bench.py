@@ -15,6 +15,10 @@ def _row(contestant, ratio):
     return Row(contestant, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, ratio, 0.0)
 
 
+def _result(*rows, **missing):
+    return Result("w", "bytes", COPY, "GB/s", list(rows), missing)
+
+
 @pytest.fixture(scope="module")
 def problem():
     return losses.Problem.random(4000, 80)
@@ -56,10 +60,10 @@ def test_peak_memory_is_the_gradient_and_less_than_a_mebibyte(entries, problem):
 def test_measure_relates_everyone_to_the_copy_and_to_ours(entries):
     result = measure(Workload("w", "cpu", "bytes", entries, {"apex": "not installed"}), rounds=3)
     assert [row.contestant for row in result.rows] == list(entries)
-    assert result.row(COPY).times_copy == result.row(OURS).ratio == 1.0
+    assert result.row(COPY).times_roof == result.row(OURS).ratio == 1.0
     for row in result.rows:
         assert row.best <= row.median
-        assert row.gb_per_s == pytest.approx(entries[row.contestant].traffic / row.median / 1e6)
+        assert row.rate == pytest.approx(entries[row.contestant].amount / row.median / 1e6)
     text = report.text_table(result)
     assert "missing: apex: not installed" in text and "torchvision eager, dense" in text
 
@@ -70,13 +74,13 @@ def test_measure_relates_everyone_to_the_copy_and_to_ours(entries):
 )
 def test_target(against, ratio, verdict):
     target = targets.Target("w", against, 1.3 if against == COPY else 10)
-    result = Result("w", "", [_row(OURS, 1.0), _row(against, ratio)], {})
+    result = _result(_row(OURS, 1.0), _row(against, ratio))
     assert target.verdict([result])[1] == verdict
     assert target.verdict([])[1] == "not measured"
 
 
 def test_record_survives_its_file(tmp_path):
-    record = Record({"device": "d", "date": "2026-01-01"}, [Result("w", "bytes", [_row(OURS, 1.0)], {"p": "why"})])
+    record = Record({"device": "d", "date": "2026-01-01"}, [_result(_row(OURS, 1.0), p="why")])
     record.save(tmp_path / "device" / "2026-01-01.json")
     assert Record.load(tmp_path / "device" / "2026-01-01.json") == record
 
@@ -90,7 +94,7 @@ def test_readme_says_what_the_records_say():
 
 
 def test_only_what_is_between_the_marks_is_rewritten():
-    record = Record({"device": "d", "date": "2026-01-01", "torch": "2"}, [Result("w", "", [_row(OURS, 1.0)], {})])
+    record = Record({"device": "d", "date": "2026-01-01", "torch": "2"}, [_result(_row(OURS, 1.0))])
     text = f"before\n\n{results.BEGIN}\n{results.END}\n\nafter\n"
     once = results.rewritten(text, [record])
     assert once.startswith("before\n\n<!--") and once.endswith("-->\n\nafter\n") and once.count("| ours |") == 1
