@@ -49,7 +49,8 @@ def _demo(
         if package not in DEMO_EXTRA:
             raise
         print(
-            f"the demo needs {package}, which is not installed: `pip install imbal_kernels[demo]`",
+            f"the demo needs {package}, which is not installed: "
+            'in a checkout, `pip install --no-build-isolation ".[demo]"`',
             file=sys.stderr,
         )
         return 1

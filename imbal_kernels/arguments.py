@@ -4,6 +4,7 @@ Both the kernels and the reference start from a `SigmoidProblem`, so neither che
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
@@ -114,7 +115,7 @@ def sigmoid_problem(
         scale=scale,
         ignore_index=ignore_index,
         elementwise=reduction == "none",
-        fp32_loss=torch.is_autocast_enabled(input.device.type),
+        fp32_loss=input.device.type != "meta" and torch.is_autocast_enabled(input.device.type),
     )
 
 
@@ -139,11 +140,12 @@ def check_reduction(reduction: str, normalizer: float | Tensor | str | None) -> 
         raise ValueError('normalizer divides a sum: it needs reduction="mean" or "sum", got "none"')
     if isinstance(normalizer, str):
         if normalizer not in NORMALIZERS:
-            raise ValueError(f'normalizer must be a number, a tensor, {NORMALIZERS}, got "{normalizer}"')
+            names = " or ".join(f'"{name}"' for name in NORMALIZERS)
+            raise ValueError(f'normalizer must be a number, a 0-d tensor, {names}, got "{normalizer}"')
     elif not isinstance(normalizer, Tensor):
-        _number("normalizer", normalizer, 0.0, math.inf)
-        if normalizer == 0:
-            raise ValueError("normalizer must be positive, got 0")
+        _number("normalizer", normalizer, -math.inf, math.inf)
+        if normalizer <= 0:
+            raise ValueError(f"normalizer must be positive, got {normalizer}")
 
 
 def _kind(value: object) -> str:
@@ -153,7 +155,7 @@ def _kind(value: object) -> str:
 def _number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
-    if not low <= value <= high or math.isinf(value):  # type: ignore[operator]  # Real has no order in typeshed
+    if not low <= value <= high or value in (-math.inf, math.inf):  # type: ignore[operator]  # typeshed's Real
         half_open = "finite and at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         bound = "finite" if math.isinf(low) else half_open
         raise ValueError(f"{name} must be {bound}, got {value}")
@@ -184,7 +186,16 @@ def _targets_are_dense(input_name: str, name: str, input: Tensor, target: Tensor
             f"for class ids, got {tuple(target.shape)}"
         )
     if target.dtype not in INTEGERS:
-        raise TypeError(f"{name} of shape {tuple(target.shape)}: class ids must be integers, got {target.dtype}")
+        values = f", values the shape of {input_name}: {name}[:, None]" if target.dim() and input.shape[-1] == 1 else ""
+        raise TypeError(
+            f"{name} of shape {tuple(target.shape)}: class ids must be integers{values}, got {target.dtype}"
+        )
+    if input.shape[-1] == 1 and not torch.compiler.is_compiling():
+        warnings.warn(
+            f"{name} without the class dimension are class ids, and with one class id 0 is the object, 1 and -1 are "
+            f"background: for the 0 / 1 labels of a binary task pass {name}[..., None]",
+            stacklevel=4,
+        )
     return False
 
 
@@ -212,6 +223,8 @@ def _alpha(
     alpha: float | Tensor, input: Tensor, classes: int, dtype: torch.dtype
 ) -> tuple[float, Tensor | None]:
     if not isinstance(alpha, Tensor):
+        if not isinstance(alpha, (Real, torch.SymFloat, torch.SymInt)) or isinstance(alpha, bool):
+            raise TypeError(f"alpha must be a number (below 0: off) or a ({classes},) tensor, got {_kind(alpha)}")
         _number("alpha", alpha, -math.inf, math.inf)
         if alpha > 1:
             raise ValueError(f"alpha must be at most 1 (below 0 switches it off), got {alpha}")
@@ -242,20 +255,20 @@ def _broadcast(name: str, value: Tensor, input: Tensor, input_name: str, dtype: 
 
 def _weight(weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
     if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be a Tensor or None, got {_kind(weight)}")
+        raise TypeError(f"weight must be a Tensor or None, got {_kind(weight)}: pass torch.tensor(...)")
     _constant("weight", weight, input)
     classes = input.shape[-1] if input.dim() else 1
     if weight.dim() == 1 and weight.shape[0] != classes:
         raise ValueError(
             f"a 1-d weight is per class and must have shape ({classes},), got {tuple(weight.shape)}; "
-            "for one weight per row pass weight[:, None]"
+            "for one weight per row pass weight[:, None], for one per label weight[labels][:, None]"
         )
     return _broadcast("weight", weight, input, input_name, dtype)
 
 
 def _pos_weight(pos_weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
     if not isinstance(pos_weight, Tensor):
-        raise TypeError(f"pos_weight must be a Tensor or None, got {_kind(pos_weight)}")
+        raise TypeError(f"pos_weight must be a Tensor or None, got {_kind(pos_weight)}: pass torch.tensor(...)")
     _constant("pos_weight", pos_weight, input)
     return _broadcast("pos_weight", pos_weight, input, input_name, dtype)
 

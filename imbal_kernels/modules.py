@@ -14,7 +14,7 @@ class _Loss(nn.Module):
         super().__init__()
         self._names = tuple(arguments)
         for name, value in arguments.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) or name in ("weight", "pos_weight"):  # set later, a tensor follows too
                 self.register_buffer(name, value)
             else:
                 setattr(self, name, value)

@@ -363,3 +363,11 @@ def test_inputs_are_left_alone(device):
     before = [v.detach().clone() for v in (x, t, w)]
     run(x, t, weight=w, pos_weight=w, alpha=w, reduction="mean")
     assert all(torch.equal(a, b) for a, b in zip((x, t, w), before, strict=True))
+
+
+def test_ids_of_one_class_are_warned_of():
+    """0 / 1 labels of shape (N,) would train the wrong way round: id 0 is the object."""
+    x, labels = torch.zeros(4, 1), torch.tensor([0, 1, 1, 1])
+    with pytest.warns(UserWarning, match=r"with one class id 0 is the object.*pass targets\[..., None\]"):
+        by_id = ik.sigmoid_focal_loss(x, labels, reduction="sum")
+    torch.testing.assert_close(by_id, ik.sigmoid_focal_loss(x, 1 - labels[:, None], reduction="sum"))

@@ -55,7 +55,7 @@ def test_demo_without_its_extra_says_what_to_install(package, monkeypatch, capsy
     monkeypatch.setattr(imbal_kernels, "demo", demo, raising=False)
     assert command.main(["demo"]) == 1
     said = capsys.readouterr().err
-    assert package in said and "pip install imbal_kernels[demo]" in said
+    assert package in said and 'pip install --no-build-isolation ".[demo]"' in said
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra(monkeypatch):

@@ -86,3 +86,11 @@ def test_repr_and_change(module, function):
 def test_alpha_per_class_is_a_buffer():
     alpha = torch.tensor([0.1, 0.2, 0.3])
     assert torch.equal(ik.SigmoidFocalLoss(alpha).state_dict()["alpha"], alpha)
+
+
+@both
+def test_a_weight_set_later_is_a_buffer_too(module, function):
+    loss = module()
+    loss.weight, loss.pos_weight = torch.ones(3), torch.full((3,), 2.0)
+    assert loss.state_dict().keys() == {"weight", "pos_weight"}
+    assert loss.double().weight.dtype == torch.float64

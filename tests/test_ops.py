@@ -101,6 +101,34 @@ def test_compiles_no_more_when_n_changes(name, backend, device):
             compare(function, compiled, *problem(device, n))
 
 
+@pytest.mark.parametrize("option", ["gamma", "alpha", "label_smoothing", "normalizer", "loss_weight"])
+def test_compiles_with_a_number_that_changes(option, device):
+    """From its second value on a number is symbolic."""
+    torch._dynamo.reset()
+
+    def function(x, t, value):
+        return ik.sigmoid_focal_loss(x, t, reduction="sum", **{option: value})
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for value in (0.5, 0.25, 0.75):
+        compare(lambda x, t, v=value: function(x, t, v), lambda x, t, v=value: compiled(x, t, v), *problem(device))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiles_dynamic(name, device):
+    torch._dynamo.reset()
+    compiled = torch.compile(LOSSES[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (8, 24):
+        compare(LOSSES[name], compiled, *problem(device, n))
+
+
+def test_meta_tensors_have_a_loss_and_a_gradient():
+    x = torch.zeros(7, 3, device="meta", requires_grad=True)
+    loss = ik.sigmoid_focal_loss(x, torch.zeros(7, device="meta", dtype=torch.long), reduction="sum")
+    loss.backward()
+    assert loss.shape == () and loss.is_meta and x.grad.shape == (7, 3)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_func_grad_and_vmap(name, device):
     x, t = problem(device)

@@ -16,7 +16,10 @@ def _load_cpu_library() -> str | None:
     """None once the C++ library is loaded, else why it is not."""
     found = sorted(Path(__file__).parent.parent.glob("_C*.so"))
     if not found:
-        return "it was not built: is there a C++ compiler? Reinstall with `pip install --no-build-isolation .`"
+        return (
+            "it was not built: is there a C++ compiler? Reinstall with `pip install --no-build-isolation .` "
+            "(-e . to run in the checkout, where Python finds the source first)"
+        )
     try:
         torch.ops.load_library(str(found[0]))
     except OSError as error:

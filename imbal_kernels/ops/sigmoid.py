@@ -109,6 +109,14 @@ def raise_bad_row(target: Tensor, row: int, classes: int, ignore_index: int) -> 
     )
 
 
+def _check_alphas(alphas: Tensor | None) -> None:
+    if type(alphas) is Tensor and not bool((alphas <= 1).all()):
+        raise ValueError(
+            f"alpha must be at most 1 (below 0 switches it off), got a tensor with {alphas.max():g}; "
+            "weights of classes go in as weight or pos_weight"
+        )
+
+
 def _check_targets(problem: SigmoidProblem) -> None:
     if problem.input.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads the labels on the host, which a CUDA graph can't capture")
@@ -130,8 +138,9 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
         return reference.sigmoid_loss(problem)
     kernels = backends.has_kernels(problem.input) and not (problem.target.requires_grad and torch.is_grad_enabled())
     checked_by_kernel = kernels and problem.input.device.type == "cpu"
-    if not torch.compiler.is_compiling() and not checked_by_kernel:
-        if problem.input.device.type == "cpu" or backends.checks_requested():
+    if not torch.compiler.is_compiling() and (problem.input.device.type == "cpu" or backends.checks_requested()):
+        _check_alphas(problem.alpha_per_class)
+        if not checked_by_kernel:
             _check_targets(problem)
     if not kernels:
         return reference.sigmoid_loss(problem)
