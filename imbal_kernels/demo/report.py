@@ -48,7 +48,7 @@ class Setup:
 
 
 COLUMNS = (
-    "run", "accuracy, p ≥ 0.5", "precision", "recall", "threshold of best F1", "accuracy",
+    "run", "at p ≥ 0.5: accuracy", "precision", "recall", "threshold of best F1", "at it: accuracy",
     "precision", "recall", "AP of outputs", "AP of boxes",
 )  # fmt: skip
 
@@ -87,10 +87,9 @@ def verdict(runs: Sequence[Run]) -> str:
     others = ", ".join(f"{r.remedy.name} {r.scores.output_ap:.3f}" for r in ranked[1:])
     margin = first.scores.output_ap - second.scores.output_ap
     best = f"{first.remedy.name}, {first.scores.output_ap:.3f}"
-    sentence = f"Highest AP of the outputs: {best} ({others})."
     if margin < 0.03:
-        sentence += " The first two are too close to call from one seed."
-    return sentence
+        return f"Too close to call from one seed: AP of the outputs is {best} ({others})."
+    return f"Highest AP of the outputs: {best} ({others})."
 
 
 def _introduction(setup: Setup) -> str:
@@ -99,7 +98,7 @@ def _introduction(setup: Setup) -> str:
         f"<p>A small detector looks for handwritten digits on photographs. Each scene has "
         f"{setup.outputs_per_scene:,} outputs (a location of the pyramid times a class), and only "
         f"one in {setup.negatives_per_positive:,.0f} is positive. The runs differ in the loss of "
-        f"the class outputs, in nothing else: same start (prior bias, π = 0.01), same {s.steps} "
+        f"the class outputs: same start (prior bias, π = 0.01), same {s.steps} "
         f"steps of {s.batch} scenes in the same order, same optimiser (AdamW, one cycle, peak rate "
         f"{RATE:g}). That rate suits focal loss, so plain BCE runs a second time at eight times "
         f"the rate, which suits it better. Seed {setup.seed}, {escape(setup.device)}, "
@@ -107,8 +106,8 @@ def _introduction(setup: Setup) -> str:
     )
 
 
-READING = """<p>Accuracy cannot tell these detectors apart: calling everything background is right
-almost always and finds nothing. Average precision ranks the outputs and asks how pure the top of
+READING = """<p>Accuracy misleads here: calling everything background is right almost always, level
+with or ahead of every detector, and finds nothing. Average precision ranks the outputs and asks how pure the top of
 the list is. “Outputs” counts every location × class; “boxes” counts detections after
 non-maximum suppression that meet a box of the same label at IoU ≥ 0.5. Both are scikit-learn's
 <code>average_precision_score</code>; for boxes its recall is scaled by matched / all boxes,
