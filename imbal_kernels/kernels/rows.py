@@ -1,94 +1,171 @@
-"""The softmax kernel for rows that fit in registers: (N, C), class last, a few rows a program.
+"""The softmax kernel for rows that fit in registers: (N, C), class last.
 
-A row is the binary problem of its label against the rest. With m the largest of the other logits,
-e_j = exp(x_j - m) and d = sum of e_j over j != y, it has the logit z = log d - (x_y - m): q_y = sigmoid(z), the
-cross-entropy is softplus(z), and whatever the loss's slope in z, e_j / d of it is logit j's. Nothing cancels,
-however confident the row. The label's column is -inf in registers; its gradient is written after the others'.
+A program holds ROWS rows as PIECES tiles of (ROWS, WIDTH), so that a row's sums are made of registers first and
+only then of lanes. What is done once a row is done on (ROWS, REPEATS), one element a thread.
+The label's column is -inf in registers; its gradient is written after the others'.
 """
 
 import triton
 import triton.language as tl
 
-from . import formulas
 from . import numerics as nm
+from .logits import label_of_row, power_of, scale_of_row, shift_of, terms_of_id, terms_of_probabilities
 
 
 @triton.jit
-def label_of_row(ptr, row, mask, C, ignore_index):
-    """(label, counted, known), judged in 64 bits: what is neither ignored nor 0 ... C - 1 is not known."""
-    label = tl.load(ptr + row, mask=mask, other=0).to(tl.int64)
-    return label.to(tl.int32), mask & (label != ignore_index), (label >= 0) & (label < C)
-
-
-@triton.jit
-def upstream_of_row(ptr, MODE: tl.constexpr, row, mask, T: tl.constexpr):
-    if MODE == "none":
-        return 1.0
-    elif MODE == "scalar":
-        return tl.load(ptr).to(T)
+def _per_class(ptr, col, C, default):
+    if ptr is None:
+        return default
     else:
-        return tl.load(ptr + row, mask=mask, other=0.0).to(T)
+        return tl.load(ptr + col, mask=col < C, other=0.0)
+
+
+@triton.jit
+def _piece(i: tl.constexpr, WIDTH: tl.constexpr, row, C):
+    """(column, offset) of a tile"""
+    col = i * WIDTH + tl.arange(0, WIDTH)[None, :]
+    return col, row[:, None] * C + col
+
+
+@triton.jit
+def _weights(target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr):
+    """(t, a) of a tile: with class ids a is the weight."""
+    w = _per_class(weight_ptr, col, C, tl.where(col < C, 1.0, 0.0).to(T))
+    if PROBABILITIES:
+        t = tl.load(target_ptr + offsets, mask=mask, other=0.0).to(T)
+        return t, w * tl.where(mask, t * (1.0 - smoothing) + flat, 0.0)
+    else:
+        return 0.0, w
+
+
+@triton.jit
+def _gap(a, top, x):
+    """a (top - x), 0 where a is, even at an infinite logit."""
+    return tl.where(a == 0, 0.0, a * (top - x))
+
+
+@triton.jit
+def _spread(values, REPEATS: tl.constexpr):
+    """(ROWS,) as (ROWS, REPEATS)"""
+    return values[:, None] + tl.zeros((values.shape[0], REPEATS), values.dtype)
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "ignore_index"])
 def row_kernel(
-    x_ptr, target_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr, rows: tl.int64, groups: tl.int32,
-    ignore_index: tl.int64, scale: tl.float64, gamma: tl.float64,
-    KIND: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
-    ROWS: tl.constexpr, PIECES: tl.constexpr, VECTOR: tl.constexpr,
+    x_ptr, target_ptr, weight_ptr, adjustment_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
+    rows: tl.int64, groups: tl.int32, ignore_index: tl.int64, scale: tl.float64, gamma: tl.float64, smoothing: tl.float64,
+    KIND: tl.constexpr, PROBABILITIES: tl.constexpr, SMOOTH: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
+    TERMS: tl.constexpr, FAST: tl.constexpr, ROWS: tl.constexpr, REPEATS: tl.constexpr, PIECES: tl.constexpr,
+    WIDTH: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    SUMS: tl.constexpr = SMOOTH or PROBABILITIES
     C = groups * VECTOR
     program = tl.program_id(0).to(tl.int64)
-    start = program * ROWS * C
+    first = program * ROWS
+    start = first * C
     row = tl.arange(0, ROWS)
-    limit = tl.minimum(rows - program * ROWS, ROWS).to(tl.int32)
-    label, counted, known = label_of_row(target_ptr + program * ROWS, row, row < limit, C, ignore_index)
+    limit = tl.minimum(rows - first, ROWS).to(tl.int32)
+    one = row[:, None] + 0 * tl.arange(0, REPEATS)[None, :]
     x_ptr += start
-    L = tl.full((), nm.LOG2E, T)
+    smoothing = tl.full((), smoothing, T)
+    flat = smoothing / C.to(T)
+    if PROBABILITIES:
+        target_ptr += start
+        code = tl.where(row < limit, C, -1)
+    else:
+        label, counted, known = label_of_row(target_ptr + first, one, one < limit, C, ignore_index)
+        # Ignored rows are not read: a NaN there stays there.
+        code = tl.max(tl.where(counted, tl.where(known, label, C), -1), axis=1)
 
-    tiles = ()
-    first: tl.constexpr = 0
-    top = tl.full((ROWS,), float("-inf"), T)
-    for i in tl.static_range(len(PIECES)):
-        col = (0 if i == 0 else PIECES[0]) + tl.arange(0, PIECES[i])[None, :]
-        offsets = row[:, None] * C + col
-        mask = counted[:, None] & (col < C)
+    tiles = ()  # type: tuple
+    tops = tl.full((ROWS, WIDTH), float("-inf"), T)
+    for i in tl.static_range(PIECES):
+        col, offsets = _piece(i, WIDTH, row, C)
+        mask = (code >= 0)[:, None] & (col < C)
         x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask, other=float("-inf")), FAST)
-        x = tl.where(col == label[:, None], float("-inf"), x)
+        if adjustment_ptr is not None:
+            x += _per_class(adjustment_ptr, col, C, 0.0)
+        if not PROBABILITIES:
+            x = tl.where(col == code[:, None], float("-inf"), x)
         tiles += (x,)
-        top = tl.maximum(top, tl.max(x, axis=1))
-    top = tl.where(top == float("-inf"), 0.0, top)
-    shift = top * L
-    others = tl.zeros((ROWS,), T)
-    powers = ()
-    for i in tl.static_range(len(PIECES)):
-        e = nm.exp2(tl.fma(tiles[i], L, -shift[:, None]), FAST)
-        others += tl.sum(e, axis=1)
+        tops = tl.maximum(tops, x)
+    top = tl.max(tops, axis=1)
+    shift = shift_of(top, T)
+    totals = tl.zeros((ROWS, WIDTH), T)
+    powers = ()  # type: tuple
+    for i in tl.static_range(PIECES):
+        e = power_of(tiles[i], shift[:, None], FAST)
+        totals += e
         powers += (e,)
-    here = counted & known
-    x_label = tl.load(x_ptr + row * C + label, mask=here, other=0.0).to(T)
-    own = nm.exp2(tl.fma(x_label, L, -shift), FAST)
-    z = tl.log(others) - (x_label - top)
-    inverse = tl.where(others == 0, 0.0, nm.reciprocal(others, FAST))
-    w = tl.full((), scale, T)
-    if scale_ptr is not None:
-        w *= tl.load(scale_ptr).to(T)
-    a, b, slope = formulas.background_of(z, own * inverse, w, tl.full((), gamma, tl.float64), KIND, True, TERMS, FAST)
-    fill = tl.where(counted, float("nan"), 0.0).to(T)
-    loss = tl.where(here, a * b, fill)
+    total = tl.sum(totals, axis=1)
+    deficit = mass = target_mass = hit = tl.zeros((ROWS,), T)
+    if SUMS:
+        deficits = masses = target_masses = hits = tl.zeros((ROWS, WIDTH), T)
+        for i in tl.static_range(PIECES):
+            col, offsets = _piece(i, WIDTH, row, C)
+            mask = (code >= 0)[:, None] & (col < C)
+            t, a = _weights(target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+            if not PROBABILITIES:
+                a = tl.where(col == code[:, None], 0.0, a)
+            masses += a
+            deficits += _gap(a, top[:, None], tiles[i])
+            if PROBABILITIES and KIND != 0:
+                target_masses += t
+                hits += t * powers[i]
+        deficit, mass = tl.sum(deficits, axis=1), tl.sum(masses, axis=1)
+        if PROBABILITIES and KIND != 0:
+            target_mass, hit = tl.sum(target_masses, axis=1), tl.sum(hits, axis=1)
+
+    scales = scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM, first + one, one < limit, T)
+    top, shift, total = _spread(top, REPEATS), _spread(shift, REPEATS), _spread(total, REPEATS)
+    deficit, mass = _spread(deficit, REPEATS), _spread(mass, REPEATS)
+    if PROBABILITIES:
+        target_mass, hit = _spread(target_mass, REPEATS), _spread(hit, REPEATS)
+        loss, a, b, c = terms_of_probabilities(
+            top, shift, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
+        )
+        here = one < limit
+        fill = 0.0
+    else:
+        here = counted & known
+        x_label = tl.load(x_ptr + one * C + label, mask=here, other=0.0).to(T)
+        if adjustment_ptr is not None:
+            x_label += tl.load(adjustment_ptr + label, mask=here, other=0.0)
+        w = 1.0
+        if weight_ptr is not None:
+            w = tl.load(weight_ptr + label, mask=here, other=0.0)
+        loss, a, b, c = terms_of_id(
+            x_label, top, shift, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
+        )
+        fill = tl.where(counted, float("nan"), 0.0).to(T)
+    loss = tl.where(here, loss, fill)
     if LOSS == "elementwise":
-        tl.store(loss_ptr + program * ROWS + row, loss.to(loss_ptr.dtype.element_ty), mask=row < limit)
+        loss = tl.max(loss, axis=1)
+        tl.store(loss_ptr + first + row, loss.to(loss_ptr.dtype.element_ty), mask=row < limit)
     elif LOSS == "sum":
-        tl.store(loss_ptr + program, tl.sum(loss))
+        tl.store(loss_ptr + program, tl.sum(loss) / REPEATS)
+
     if grad_ptr is not None:
         grad_ptr += start
         OUT: tl.constexpr = grad_ptr.dtype.element_ty
-        slope = tl.where(here, slope, fill) * upstream_of_row(upstream_ptr, UPSTREAM, row, row < limit, T)
-        factor = slope * inverse
-        for i in tl.static_range(len(PIECES)):
-            col = (0 if i == 0 else PIECES[0]) + tl.arange(0, PIECES[i])[None, :]
+        a = tl.max(tl.where(here, a, fill), axis=1)
+        if SUMS:
+            b = tl.max(tl.where(here, b, fill), axis=1)
+        if PROBABILITIES and KIND != 0:
+            c = tl.max(c, axis=1)
+        for i in tl.static_range(PIECES):
+            col, offsets = _piece(i, WIDTH, row, C)
             mask = (row < limit)[:, None] & (col < C)
-            tl.store(grad_ptr + row[:, None] * C + col, (powers[i] * factor[:, None]).to(OUT), mask=mask)
-        tl.debug_barrier()
-        tl.store(grad_ptr + row * C + label, (-slope).to(OUT), mask=here)
+            slope = a[:, None]
+            if SUMS:
+                t, weight = _weights(target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+                if PROBABILITIES and KIND != 0:
+                    slope -= t * c[:, None]
+                grad = powers[i] * slope - weight * b[:, None]
+            else:
+                grad = powers[i] * slope
+            tl.store(grad_ptr + offsets, grad.to(OUT), mask=mask)
+        if not PROBABILITIES:
+            tl.debug_barrier()  # the label's gradient replaces what its tile has written
+            tl.store(grad_ptr + one * C + label, c.to(OUT), mask=here)
