@@ -99,9 +99,11 @@ def row_kernel(
         totals += e
         powers += (e,)
     total = tl.sum(totals, axis=1)
-    deficit = mass = target_mass = hit = tl.zeros((ROWS,), T)
+    none = tl.zeros((ROWS,), T)
+    deficit, mass, target_mass, hit = none, none, none, none
     if SUMS:
-        deficits = masses = target_masses = hits = tl.zeros((ROWS, WIDTH), T)
+        zeros = tl.zeros((ROWS, WIDTH), T)
+        deficits, masses, target_masses, hits = zeros, zeros, zeros, zeros
         for i in tl.static_range(PIECES):
             col, offsets = _piece(i, WIDTH, row, C)
             mask = (code >= 0)[:, None] & (col < C)
