@@ -69,6 +69,7 @@ def row_kernel(
     one = row[:, None] + 0 * tl.arange(0, REPEATS)[None, :]
     x_ptr += start
     smoothing = tl.full((), smoothing, T)
+    gamma = tl.full((), gamma, tl.float64)
     flat = smoothing / C.to(T)
     if PROBABILITIES:
         target_ptr += start
