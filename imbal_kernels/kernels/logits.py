@@ -79,7 +79,8 @@ def terms_of_id(
     log_others = _log_of_sum(others, top, shift)
     z = log_others - (x - top)
     inverse = tl.where(others == 0, 0.0, nm.reciprocal(others, FAST))
-    e = tl.where(others == 0, tl.where(x == float("-inf"), float("nan"), float("inf")), power_of(x, shift, FAST) * inverse)
+    alone = tl.where(x == float("-inf"), float("nan"), float("inf"))
+    e = tl.where(others == 0, alone, power_of(x, shift, FAST) * inverse)
     if not SMOOTH:
         a, b, slope = formulas.background_of(z, e, w, gamma, KIND, True, TERMS, FAST)
         return a * b * scale[0], slope * scale[1] * inverse, 0.0, -slope * scale[1]

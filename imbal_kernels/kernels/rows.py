@@ -28,7 +28,9 @@ def _piece(i: tl.constexpr, WIDTH: tl.constexpr, row, C):
 
 
 @triton.jit
-def _weights(target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr):
+def _weights(
+    target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr
+):
     """(t, a) of a tile: with class ids a is the weight."""
     w = _per_class(weight_ptr, col, C, tl.where(col < C, 1.0, 0.0).to(T))
     if PROBABILITIES:
@@ -53,7 +55,8 @@ def _spread(values, REPEATS: tl.constexpr):
 @triton.jit(do_not_specialize=["rows", "groups", "ignore_index"])
 def row_kernel(
     x_ptr, target_ptr, weight_ptr, adjustment_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
-    rows: tl.int64, groups: tl.int32, ignore_index: tl.int64, scale: tl.float64, gamma: tl.float64, smoothing: tl.float64,
+    rows: tl.int64, groups: tl.int32, ignore_index: tl.int64,
+    scale: tl.float64, gamma: tl.float64, smoothing: tl.float64,
     KIND: tl.constexpr, PROBABILITIES: tl.constexpr, SMOOTH: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
     TERMS: tl.constexpr, FAST: tl.constexpr, ROWS: tl.constexpr, REPEATS: tl.constexpr, PIECES: tl.constexpr,
     WIDTH: tl.constexpr, VECTOR: tl.constexpr,
