@@ -21,6 +21,8 @@ contiguous.
 `philox` gives the words of `blocks` blocks from block number `first` on: (blocks, 4) int64.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,8 +47,9 @@ def _smote_generate_fake(
     chosen: Tensor | None, labels: Tensor | None, key: int, count: int, provenance: bool,
 ) -> Generated:  # fmt: skip
     traced = count if provenance else 0
-    rows = [X.new_empty(traced, dtype=torch.int64) for _ in range(2)]
-    return X.new_empty(X.shape[0] + count, X.shape[1]), *rows, X.new_empty(traced, dtype=torch.float64)
+    rows = X.new_empty((X.shape[0] + count, X.shape[1]))
+    seed_row, neighbor = X.new_empty(traced, dtype=torch.int64), X.new_empty(traced, dtype=torch.int64)
+    return rows, seed_row, neighbor, X.new_empty(traced, dtype=torch.float64)
 
 
 @torch.library.register_fake("imbal_kernels::philox", lib=backends.library)
@@ -55,7 +58,7 @@ def _philox_fake(like: Tensor, key: int, stream: int, first: int, blocks: int) -
 
 
 @torch.library.impl("imbal_kernels::smote_generate", "CompositeExplicitAutograd", lib=backends.library)
-def _smote_generate_anywhere(X: Tensor, *args: object) -> Generated:
+def _smote_generate_anywhere(X: Tensor, *args: Any) -> Generated:
     backends.has_kernels(X)  # says so once
     return reference.smote_generate(X, *args)
 

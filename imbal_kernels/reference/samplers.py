@@ -59,7 +59,7 @@ def borderline_smote(
     resampling = over_sampling("borderline_smote", X, y, sampling_strategy, generator)
     check_borderline_sizes(resampling, k_neighbors, m_neighbors, kind)
     x = points(resampling.X)
-    near = knn(x, m_neighbors)[0] if resampling.counts else None
+    near = knn(x, m_neighbors)[0] if resampling.counts else resampling.order
     danger = {}
     for label in resampling.counts:
         rows = resampling.rows(label)
@@ -85,7 +85,7 @@ def adasyn(
     resampling = over_sampling("adasyn", X, y, sampling_strategy, generator)
     check_class_sizes("n_neighbors", n_neighbors, resampling)
     x = points(resampling.X)
-    near = knn(x, n_neighbors)[0] if resampling.counts else None
+    near = knn(x, n_neighbors)[0] if resampling.counts else resampling.order
     each = {}
     for label, count in resampling.counts.items():
         rows = resampling.rows(label)

@@ -77,9 +77,9 @@ def smote_generate(
         at = None if chosen is None else chosen[out] - begin[c]
         parts.append(synthesize(X, seeds[part], neighbors[part], label, key, out.stop - out.start, at, labels))
     nothing = seeds.new_empty(0)
-    rows, *traces = zip((X, nothing, nothing, nothing.double()), *parts, strict=True)
-    traces = [torch.cat(trace) if provenance else trace[0] for trace in traces]
-    return torch.cat(rows), traces[0], traces[1], traces[2]
+    origin = (X, nothing, nothing, nothing.double())
+    rows, seed, neighbor, step = (torch.cat(column) for column in zip(origin, *parts, strict=True))
+    return (rows, seed, neighbor, step) if provenance else (rows, *origin[1:])
 
 
 def add_noise(resampling: Resampling, out: Tensor, factors: Mapping[int, float], key: int, words: Words) -> None:

@@ -8,7 +8,14 @@ from torch import Tensor
 from imbal_kernels import ops
 from imbal_kernels.reference import sampling as reference
 from imbal_kernels.sampling.assemble import class_rows, generate
-from imbal_kernels.sampling.resampling import Strategy, check_replacement, check_shrinkage, draw_key, over_sampling, under_sampling
+from imbal_kernels.sampling.resampling import (
+    Strategy,
+    check_replacement,
+    check_shrinkage,
+    draw_key,
+    over_sampling,
+    under_sampling,
+)
 
 
 def random_oversample(

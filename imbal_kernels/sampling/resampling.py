@@ -70,7 +70,7 @@ def check_neighbors(name: str, value: object) -> None:
     """k_neighbors, m_neighbors, n_neighbors: an int from 1 to what `knn` takes, less one for the row itself."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not 1 <= value <= MAX_NEIGHBORS:
+    if not 1 <= int(value) <= MAX_NEIGHBORS:
         raise ValueError(f"{name} must be from 1 to {MAX_NEIGHBORS}, got {value}")
 
 
