@@ -39,10 +39,16 @@ constexpr int64_t kChunk = 4096;
 // Runs one chunk; returns the first bad target of it (row for ids, element for values) or -1.
 using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t chunk);
 
+struct KnnKernels;  // knn.h
+
 struct Backend {
   const char* name;
   ChunkFunction sigmoid_loss;
+  const KnnKernels* knn;
 };
+
+// The one in use.
+const Backend* current_backend();
 
 // Null where the compiler has no such target.
 extern const Backend* const kPortable;
