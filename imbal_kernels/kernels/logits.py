@@ -3,7 +3,7 @@
 A row with a class id y is the binary problem of y against the rest. With m the largest of the other logits,
 e_j = exp(x_j - m) and d = sum of e_j over j != y, it has the logit z = log d - (x_y - m): q_y = sigmoid(z), the
 cross-entropy is u = softplus(z), and of the loss's slope in z logit j gets e_j / d. Nothing cancels, however
-confident the row. In base 2 with a rounded shift: 2^(x log2e - shift), whose rounding is common to all e_j.
+confident the row. e_j is 2^(x_j log2e - shift) with the shift, m log2e, rounded once: that is common to all e_j.
 
 With smoothing s, f = s / C and k = q_y, of the other classes' weights w and the label's a = w_y (1 - s + f):
     B = a u + f sum w_j (lse - x_j), L = k^gamma B.
@@ -40,21 +40,27 @@ def scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM: tl.constexpr, row, ma
 
 
 @triton.jit
-def shift_of(top, T: tl.constexpr):
-    """The shift in base 2; 0 where every logit is -inf, which gives powers of 0."""
-    return tl.where(top == float("-inf"), 0.0, top) * tl.full((), nm.LOG2E, T)
+def base_of(top, T: tl.constexpr):
+    """(rate, shift): powers are 2^(x rate - shift), with rate log2e.
+
+    The rounding of the shift grows with the logits and would at last be out of range. So large, different logits
+    lie so far apart that one power is 1 and the others 0 in any base, and with rate 1 nothing is rounded.
+    """
+    HUGE: tl.constexpr = 2.0**60 if T == tl.float64 else 2.0**29
+    rate = tl.where(tl.abs(top) >= HUGE, tl.full((), 1.0, T), tl.full((), nm.LOG2E, T))
+    # 0 where every logit is -inf, which gives powers of 0.
+    return rate, tl.where(top == float("-inf"), 0.0, top * rate)
 
 
 @triton.jit
-def power_of(x, shift, FAST: tl.constexpr):
-    """2^(x log2e - shift)"""
-    return nm.exp2(tl.fma(x, tl.full((), nm.LOG2E, x.dtype), -shift), FAST)
+def power_of(x, base, FAST: tl.constexpr):
+    return nm.exp2(tl.fma(x, base[0], -base[1]), FAST)
 
 
 @triton.jit
-def _log_of_sum(total, top, shift):
-    """log of the sum of exp(x - top), from that of 2^(x log2e - shift)."""
-    return tl.log(total) - tl.fma(top, tl.full((), nm.LOG2E, total.dtype), -shift) * nm.LN2
+def _log_of_sum(total, top, base):
+    """log of the sum of exp(x - top), from that of the powers."""
+    return tl.log(total) - tl.fma(top, base[0], -base[1]) * nm.LN2
 
 
 @triton.jit
@@ -67,7 +73,7 @@ def _gamma(gamma, KIND: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def terms_of_id(
-    x, top, shift, others, deficit, rest, w, flat, smoothing, scale, gamma,
+    x, top, others, deficit, rest, w, flat, smoothing, scale, gamma,
     KIND: tl.constexpr, SMOOTH: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """(loss, a, b, c): the gradient is e_j a - w_j b at j != y and c at y; scale is (loss's, gradient's).
@@ -75,12 +81,13 @@ def terms_of_id(
     x: the label's logit, w: its weight, deficit: sum of w_j (top - x_j), rest: sum of w_j, over j != y.
     """
     T: tl.constexpr = x.dtype
+    base = base_of(top, T)
     top = tl.where(top == float("-inf"), 0.0, top)
-    log_others = _log_of_sum(others, top, shift)
+    log_others = _log_of_sum(others, top, base)
     z = log_others - (x - top)
     inverse = tl.where(others == 0, 0.0, nm.reciprocal(others, FAST))
     alone = tl.where(x == float("-inf"), float("nan"), float("inf"))
-    e = tl.where(others == 0, alone, power_of(x, shift, FAST) * inverse)
+    e = tl.where(others == 0, alone, power_of(x, base, FAST) * inverse)
     if not SMOOTH:
         a, b, slope = formulas.background_of(z, e, w, gamma, KIND, True, TERMS, FAST)
         return a * b * scale[0], slope * scale[1] * inverse, 0.0, -slope * scale[1]
@@ -108,7 +115,7 @@ def terms_of_id(
 
 @triton.jit
 def terms_of_probabilities(
-    top, shift, total, deficit, mass, target_mass, hit, scale, gamma, KIND: tl.constexpr, FAST: tl.constexpr
+    top, total, deficit, mass, target_mass, hit, scale, gamma, KIND: tl.constexpr, FAST: tl.constexpr
 ):
     """(loss, a, b, c): the gradient is e_j (a - t_j c) - a_j b.
 
@@ -116,7 +123,7 @@ def terms_of_probabilities(
     """
     T: tl.constexpr = total.dtype
     inverse = nm.reciprocal(total, FAST)
-    bce = deficit + mass * _log_of_sum(total, tl.where(top == float("-inf"), 0.0, top), shift)
+    bce = deficit + mass * _log_of_sum(total, tl.where(top == float("-inf"), 0.0, top), base_of(top, T))
     if KIND == 0:
         return bce * scale[0], mass * inverse * scale[1], scale[1], 0.0
     else:

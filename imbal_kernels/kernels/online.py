@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .logits import label_of_row, power_of, scale_of_row, shift_of, terms_of_id, terms_of_probabilities
+from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
 
 
 @triton.jit
@@ -26,7 +26,8 @@ def _tile(
         x += tl.load(adjustment_ptr + classes, mask=mask, other=0.0)
     t, a = 0.0, 0.0
     if not PROBABILITIES:
-        x = tl.where(classes == code, float("-inf"), x)
+        # What is ignored may be NaN. A mask by position would split the vectors of the load.
+        x = tl.where((classes == code) | (code < 0), float("-inf"), x)
     if SUMS:
         a = tl.where(mask, 1.0, 0.0).to(T)
         if weight_ptr is not None:
@@ -48,18 +49,20 @@ def _finite(x):
 def _raise_top(sums, top):
     """The sums of lanes for a larger top; the shifts are compared as they were rounded."""
     before, shift, total, deficit, mass, target_mass, hit = sums
-    after = shift_of(top, top.dtype)
-    down = tl.where(before == float("-inf"), 0.0, tl.exp2(shift - after))
+    rate, after = base_of(top, top.dtype)
+    # Between tops of different rates, or from none, nothing is left of a sum.
+    same = (base_of(before, top.dtype)[0] == rate) & (before != float("-inf"))
+    down = tl.where(same, tl.exp2(shift - after), 0.0)
     deficit += mass * (_finite(top) - _finite(before))
     return top, after, total * down, deficit, mass, target_mass, hit * down
 
 
 @triton.jit
 def _add_tile(sums, x, t, a, SUMS: tl.constexpr, HITS: tl.constexpr, FAST: tl.constexpr):
-    top, shift, total, deficit, mass, target_mass, hit = _raise_top(
-        sums, tl.maximum(sums[0], tl.max(x, axis=0))
-    )
-    e = power_of(x, shift[None, :], FAST)
+    raised = _raise_top(sums, tl.maximum(sums[0], tl.max(x, axis=0)))
+    top, shift, total, deficit, mass, target_mass, hit = raised
+    base = base_of(top, top.dtype)
+    e = power_of(x, (base[0][None, :], base[1][None, :]), FAST)
     total += tl.sum(e, axis=0)
     if SUMS:
         deficit += tl.sum(tl.where(a == 0, 0.0, a * (_finite(top)[None, :] - x)), axis=0)
@@ -73,12 +76,12 @@ def _add_tile(sums, x, t, a, SUMS: tl.constexpr, HITS: tl.constexpr, FAST: tl.co
 @triton.jit
 def _join_lanes(sums):
     """One lane of all."""
-    top, shift, total, deficit, mass, target_mass, hit = _raise_top(sums, tl.max(sums[0], axis=0) + 0.0 * sums[4])
+    top = tl.max(sums[0], axis=0, keep_dims=True)
+    _, shift, total, deficit, mass, target_mass, hit = _raise_top(sums, top + tl.zeros_like(sums[0]))
     return (
-        tl.max(top, axis=0, keep_dims=True), tl.max(shift, axis=0, keep_dims=True),
-        tl.sum(total, axis=0, keep_dims=True), tl.sum(deficit, axis=0, keep_dims=True),
-        tl.sum(mass, axis=0, keep_dims=True), tl.sum(target_mass, axis=0, keep_dims=True),
-        tl.sum(hit, axis=0, keep_dims=True),
+        top, tl.max(shift, axis=0, keep_dims=True), tl.sum(total, axis=0, keep_dims=True),
+        tl.sum(deficit, axis=0, keep_dims=True), tl.sum(mass, axis=0, keep_dims=True),
+        tl.sum(target_mass, axis=0, keep_dims=True), tl.sum(hit, axis=0, keep_dims=True),
     )  # fmt: skip
 
 
@@ -97,6 +100,7 @@ def online_kernel(
     HITS: tl.constexpr = PROBABILITIES and KIND != 0
     RESULTS: tl.constexpr = LANES if INSIDE else 1
     length = groups * VECTOR
+    count = classes if INSIDE else length.to(tl.int32)  # the compiler knows what divides it
     program = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, STEP)[:, None]
     lane = tl.arange(0, LANES)
@@ -128,20 +132,22 @@ def online_kernel(
     for i in range(0, steps):
         which = i * SPAN + (k + 0 * lane[None, :] if INSIDE else k * LANES + lane[None, :])
         offsets = which * length + lane[None, :] if INSIDE else which.to(tl.int64)
-        mask = lanes_in & (which < classes) & (code >= 0)[None, :]
+        mask = lanes_in & (which < count)
         x, t, a = _tile(
             pointers, offsets, which, mask, code[None, :], smoothing, flat, SUMS, PROBABILITIES, FAST
         )
         sums = _add_tile(sums, x, t, a, SUMS, HITS, FAST)
     results = sums if INSIDE else _join_lanes(sums)
-    top, shift, total, deficit, mass, target_mass, hit = results
+    top, _, total, deficit, mass, target_mass, hit = results
+    rate, shift = base_of(top, T)
+    base = (rate[None, :], shift[None, :])
 
     scales = scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM, first + row, inside, T)
     here = counted & known
     fill = tl.where(counted, float("nan"), 0.0).to(T)
     if PROBABILITIES:
         loss, factor, b, c = terms_of_probabilities(
-            top, shift, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
+            top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
         )
     else:
         at = label * length + row if INSIDE else label.to(tl.int64)
@@ -152,7 +158,7 @@ def online_kernel(
         if weight_ptr is not None:
             w = tl.load(weight_ptr + label, mask=here, other=0.0)
         loss, factor, b, c = terms_of_id(
-            x_label, top, shift, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
+            x_label, top, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
         )
     loss = tl.where(here, loss, fill)
     if LOSS == "elementwise":
@@ -169,15 +175,14 @@ def online_kernel(
             i = steps - 1 - j
             which = i * SPAN + (k + 0 * lane[None, :] if INSIDE else k * LANES + lane[None, :])
             offsets = which * length + lane[None, :] if INSIDE else which.to(tl.int64)
-            mask = lanes_in & (which < classes)
+            mask = lanes_in & (which < count)
             x, t, a = _tile(
-                pointers, offsets, which, mask & (code >= 0)[None, :], code[None, :], smoothing, flat, SUMS,
-                PROBABILITIES, FAST,
-            )  # fmt: skip
+                pointers, offsets, which, mask, code[None, :], smoothing, flat, SUMS, PROBABILITIES, FAST
+            )
             slope = factor[None, :]
             if HITS:
                 slope -= t * c[None, :]
-            slope = power_of(x, shift[None, :], FAST) * slope
+            slope = power_of(x, base, FAST) * slope
             if SUMS:
                 slope -= a * b[None, :]
             tl.store(grad + offsets, slope.to(OUT), mask=mask)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .logits import label_of_row, power_of, scale_of_row, shift_of, terms_of_id, terms_of_probabilities
+from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
 
 
 @triton.jit
@@ -95,11 +95,12 @@ def row_kernel(
         tiles += (x,)
         tops = tl.maximum(tops, x)
     top = tl.max(tops, axis=1)
-    shift = shift_of(top, T)
+    rate, shift = base_of(top, T)
+    base = (rate[:, None], shift[:, None])
     totals = tl.zeros((ROWS, WIDTH), T)
     powers = ()  # type: tuple
     for i in tl.static_range(PIECES):
-        e = power_of(tiles[i], shift[:, None], FAST)
+        e = power_of(tiles[i], base, FAST)
         totals += e
         powers += (e,)
     total = tl.sum(totals, axis=1)
@@ -124,12 +125,12 @@ def row_kernel(
             target_mass, hit = tl.sum(target_masses, axis=1), tl.sum(hits, axis=1)
 
     scales = scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM, first + one, one < limit, T)
-    top, shift, total = _spread(top, REPEATS), _spread(shift, REPEATS), _spread(total, REPEATS)
+    top, total = _spread(top, REPEATS), _spread(total, REPEATS)
     deficit, mass = _spread(deficit, REPEATS), _spread(mass, REPEATS)
     if PROBABILITIES:
         target_mass, hit = _spread(target_mass, REPEATS), _spread(hit, REPEATS)
         loss, a, b, c = terms_of_probabilities(
-            top, shift, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
+            top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
         )
         here = one < limit
         fill = 0.0
@@ -142,7 +143,7 @@ def row_kernel(
         if weight_ptr is not None:
             w = tl.load(weight_ptr + label, mask=here, other=0.0)
         loss, a, b, c = terms_of_id(
-            x_label, top, shift, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
+            x_label, top, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
         )
         fill = tl.where(counted, float("nan"), 0.0).to(T)
     loss = tl.where(here, loss, fill)

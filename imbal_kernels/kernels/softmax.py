@@ -44,6 +44,8 @@ def _layout(input: torch.Tensor) -> tuple[Any, int, int, dict[str, Any]]:
         shape = dict(classes=classes, groups=classes // vector, blocks=1, INSIDE=False, STEP=step, LANES=lanes)
         return online.online_kernel, examples, warps, shape | dict(VECTOR=vector)
     held, width, warps = ROWS[fits]
+    if held == 1 and itemsize == 2:
+        width *= 2  # 16 bytes a thread
     shape = dict(
         rows=examples, groups=classes // vector, ROWS=held, REPEATS=1 if held <= 2 else max(1, 32 * warps // held),
         PIECES=cdiv(classes, width), WIDTH=width, VECTOR=vector,

@@ -34,7 +34,7 @@ def definition(x, target, *, gamma=0.0, smoothing=0.0, scale=1.0, ignore_index=-
             k = -(target * torch.expm1(log_p)).sum(1)
         else:
             k = -torch.expm1(log_p.gather(1, target.clamp(min=0)[:, None]))[:, 0]
-        losses = k**gamma * losses
+        losses = k.clamp(min=1e-300) ** gamma * losses  # the only class has k = 0, where the slope is not defined
     losses = losses * scale * (1.0 if scale_tensor is None else scale_tensor)
     (grad,) = torch.autograd.grad(losses, x, torch.ones_like(losses) if upstream is None else
                                   upstream.double().expand_as(losses))  # fmt: skip
