@@ -267,4 +267,7 @@ STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CompositeExplicitAutograd, m) {
 }
 
 }  // namespace
+
+const Backend* current_backend() { return current.load(); }
+
 }  // namespace imbal

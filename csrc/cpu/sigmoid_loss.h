@@ -54,10 +54,16 @@ constexpr int64_t kChunk = 4096, kBlock = 1024;
 // Runs chunks first to last - 1; returns their first bad target (row for ids, element for values) or -1.
 using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t first, int64_t last);
 
+struct KnnKernels;  // knn.h
+
 struct Backend {
   const char* name;
   ChunkFunction sigmoid_loss;
+  const KnnKernels* knn;
 };
+
+// The one in use.
+const Backend* current_backend();
 
 // Null where the compiler has no such target.
 extern const Backend* const kPortable;
