@@ -32,11 +32,12 @@ void Shortlists::prune(int64_t row) const {
   int64_t n = count[row];
   auto keep_if = [&](auto wanted) {
     int64_t kept = 0;
-    for (int64_t i = 0; i < n; ++i)
-      if (wanted(key[i])) {
-        key[kept] = key[i];
-        half[kept++] = half[i];
-      }
+    for (int64_t i = 0; i < n; ++i) {  // no branch: there would be no foretelling it
+      const bool keeps = wanted(key[i]);
+      key[kept] = key[i];
+      half[kept] = half[i];
+      kept += keeps;
+    }
     n = kept;
   };
   if (n >= k) {
@@ -46,14 +47,14 @@ void Shortlists::prune(int64_t row) const {
     float limit = (float)sure[k - 1];
     if (limit > sure[k - 1]) limit = std::nextafter(limit, -FLT_MAX);
     threshold[row] = std::max(threshold[row], limit);
-    keep_if([&](uint64_t candidate) { return -key_distance(candidate) >= threshold[row]; });
+    keep_if([&](uint64_t candidate) { return -key_distance(candidate) >= limit; });
   }
-  if (n > keep) {  // too many are too close to call
+  if (n > keep) {  // too many are too close to call: the list stays full unless better ones make them superfluous
     best.assign(key, key + n);
     std::nth_element(best.begin(), best.begin() + (keep - 1), best.end());
     const uint64_t last = best[keep - 1];
     keep_if([&](uint64_t candidate) { return candidate <= last; });
-    threshold[row] = std::max(threshold[row], -key_distance(last));
+    threshold[row] = std::max(threshold[row], std::nextafter(-key_distance(last), FLT_MAX));
   }
   count[row] = (int32_t)n;
 }
