@@ -167,7 +167,9 @@ def row_kernel(
             mask = (row < limit)[:, None] & (col < C)
             slope = a[:, None]
             if SUMS:
-                t, weight = _weights(target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+                t, weight = _weights(
+                    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T
+                )
                 if PROBABILITIES and KIND != 0:
                     slope -= t * c[:, None]
                 grad = powers[i] * slope - weight * b[:, None]
