@@ -135,6 +135,7 @@ CASES = {
     "focal fp32 dense float": _case(target=FP32, dense=True),
     "focal fp32 smoothing, general gamma": _case(gamma=2.7, smoothing=0.1),
     "focal fp64": _case(None, dtype=FP64),
+    "softmax fp32 C=10": _softmax(10),
     "softmax fp32 C=64": _softmax(64),
     "softmax fp32 C=80": _softmax(80),
     "softmax bf16 C=80": _softmax(80, dtype=BF16),
@@ -234,9 +235,11 @@ def _widths(path: Sequence[str], op: str) -> dict[str, int]:
 
 
 def _elements(args: dict[str, Any]) -> int:
-    """What a program works on: true logits of whole rows, or what its tiles hold."""
+    """What a program works on: true logits of whole rows, what its tiles hold, or what one step of a loop does."""
     if "ROWS" in args:
         return args["ROWS"] * args["groups"] * args["VECTOR"]
+    if "STEP" in args:
+        return args["STEP"] * args["LANES"]
     return args.get("TILES", 1) * args.get("VECTORS", 1) * 16
 
 

@@ -13,11 +13,12 @@ from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, 
 
 
 @triton.jit
-def _per_class(ptr, col, C, default):
+def _per_class(ptr, col, C, row, default):
+    """A (C,) tensor as a tile: the same for every row, or it would be laid out and loaded one by one."""
     if ptr is None:
         return default
     else:
-        return tl.load(ptr + col, mask=col < C, other=0.0)
+        return tl.load(ptr + (col + 0 * row[:, None]), mask=(col < C) & (row >= 0)[:, None], other=0.0)
 
 
 @triton.jit
@@ -29,10 +30,10 @@ def _piece(i: tl.constexpr, WIDTH: tl.constexpr, row, C):
 
 @triton.jit
 def _weights(
-    target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr
+    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr
 ):
     """(t, a) of a tile: with class ids a is the weight."""
-    w = _per_class(weight_ptr, col, C, tl.where(col < C, 1.0, 0.0).to(T))
+    w = _per_class(weight_ptr, col, C, row, tl.where(col < C, 1.0, 0.0).to(T))
     if PROBABILITIES:
         t = tl.load(target_ptr + offsets, mask=mask, other=0.0).to(T)
         return t, w * tl.where(mask, t * (1.0 - smoothing) + flat, 0.0)
@@ -89,7 +90,7 @@ def row_kernel(
         mask = (code >= 0)[:, None] & (col < C)
         x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask, other=float("-inf")), FAST)
         if adjustment_ptr is not None:
-            x += _per_class(adjustment_ptr, col, C, 0.0)
+            x += _per_class(adjustment_ptr, col, C, row, 0.0)
         if not PROBABILITIES:
             x = tl.where(col == code[:, None], float("-inf"), x)
         tiles += (x,)
@@ -112,7 +113,7 @@ def row_kernel(
         for i in tl.static_range(PIECES):
             col, offsets = _piece(i, WIDTH, row, C)
             mask = (code >= 0)[:, None] & (col < C)
-            t, a = _weights(target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+            t, a = _weights(target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
             if not PROBABILITIES:
                 a = tl.where(col == code[:, None], 0.0, a)
             masses += a
@@ -166,7 +167,9 @@ def row_kernel(
             mask = (row < limit)[:, None] & (col < C)
             slope = a[:, None]
             if SUMS:
-                t, weight = _weights(target_ptr, weight_ptr, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+                t, weight = _weights(
+                    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T
+                )
                 if PROBABILITIES and KIND != 0:
                     slope -= t * c[:, None]
                 grad = powers[i] * slope - weight * b[:, None]

@@ -11,13 +11,14 @@ from .launch import Launch, cdiv, interpreted, on_device
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 SUM_BLOCK = 1024
-# Classes at most -> rows a program, width of a tile, warps. 30 to 40 logits a thread: twice that saves 2 instructions
-# an element and costs half the programs in flight. A warp that has a row to itself sums it without a barrier.
+# Classes at most -> rows a program, width of a tile, warps. 30 to 80 logits a thread, few of its lanes to a row: a
+# row's sums are made in registers as far as they can be. A row that needs several warps has a program to itself.
 ROWS = {
-    16: (64, 4, 1), 64: (16, 16, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1), 1024: (2, 128, 1),
+    8: (64, 2, 1), 16: (64, 4, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1), 1024: (2, 128, 1),
     2048: (1, 256, 2), 4096: (1, 512, 4), 8192: (1, 1024, 8), 16384: (1, 2048, 16),
 }  # fmt: skip
-ONLINE = (8, 1024, 8)  # beyond: step, lanes, warps
+# Beyond, by itemsize: step, lanes (16 bytes a thread), warps.
+ONLINE = {2: (4, 2048, 8), 4: (4, 1024, 8), 8: (4, 512, 8)}
 # (N, C, S), by itemsize: four classes at a time of 16 bytes' worth of positions a thread.
 INSIDE = {2: (4, 512, 2), 4: (4, 512, 4), 8: (4, 256, 4)}
 
@@ -40,7 +41,7 @@ def _layout(input: torch.Tensor) -> tuple[Any, int, int, dict[str, Any]]:
         return online.online_kernel, examples * blocks, warps, shape | dict(VECTOR=vector)
     fits = next((size for size in ROWS if classes <= size), None)
     if fits is None:
-        step, lanes, warps = ONLINE
+        step, lanes, warps = ONLINE[itemsize]
         shape = dict(classes=classes, groups=classes // vector, blocks=1, INSIDE=False, STEP=step, LANES=lanes)
         return online.online_kernel, examples, warps, shape | dict(VECTOR=vector)
     held, width, warps = ROWS[fits]

@@ -32,7 +32,12 @@ SOFTMAX = {
     "softmax bf16 C=4096": 18,
     "softmax fp32 C=16384": 18,
 }
-UNALIGNED = {"softmax fp32 C=81": 60, "softmax bf16 C=91": 60, "softmax fp32 C=1203": 60}
+UNALIGNED = {
+    "softmax fp32 C=10": (60, 1.7),  # 12 exponentials for 10 logits, and 4 of the row's own
+    "softmax fp32 C=81": (60, 1.5),
+    "softmax bf16 C=91": (60, 1.5),
+    "softmax fp32 C=1203": (60, 1.5),
+}
 
 
 @pytest.mark.parametrize("name", sass.CASES)
@@ -59,12 +64,13 @@ def test_logits_and_gradients_move_in_128_bits(name):
     assert sum(report.stores.values()) - wide <= launch.args["PATCHES"] + 1
 
 
-@pytest.mark.parametrize("name, instructions", (SOFTMAX | UNALIGNED).items())
-def test_softmax_budget(name, instructions):
-    """One exponential a logit, of padded ones where rows are not aligned, and a few a row."""
+@pytest.mark.parametrize("name", SOFTMAX | UNALIGNED)
+def test_softmax_budget(name):
+    """One exponential a logit, padding included, and a few a row: 1.1 where rows are aligned."""
+    instructions, mufu = UNALIGNED.get(name) or (SOFTMAX[name], 1.1 * SLACK)
     report = sass.report(name)
     assert report.instructions <= instructions * SLACK
-    assert report.mufu <= 1.15 if name in SOFTMAX else 1.5
+    assert report.mufu <= mufu
     assert report.registers <= 168
 
 
@@ -72,8 +78,8 @@ def test_softmax_budget(name, instructions):
 def test_softmax_rows_move_in_128_bits(name):
     """The rest is a row's label, logit and weight, and its gradient and loss."""
     launch, report = sass.CASES[name].launch(), sass.report(name)
-    args = launch.args
-    wide = args["ROWS"] * args["PIECES"] * args["WIDTH"] * args["grad_ptr"].element_size() / (16 * 32 * launch.num_warps)
+    args, threads = launch.args, 32 * launch.num_warps
+    wide = args["ROWS"] * args["PIECES"] * args["WIDTH"] * args["grad_ptr"].element_size() / (16 * threads)
     assert report.loads["128"] >= wide and report.stores["128"] == wide
     assert sum(report.stores.values()) - wide <= 2
 

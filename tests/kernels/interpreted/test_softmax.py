@@ -18,7 +18,7 @@ GAMMAS = (0.5, 1.0, 2.0, 2.7)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """A few loops of the two passes: the interpreter's time goes by operations, not by elements."""
-    monkeypatch.setattr(softmax, "ONLINE", (4, 64, 1))
+    monkeypatch.setattr(softmax, "ONLINE", dict.fromkeys((2, 4, 8), (4, 64, 1)))
     monkeypatch.setattr(softmax, "INSIDE", dict.fromkeys((2, 4, 8), (32, 8, 1)))
 
 
