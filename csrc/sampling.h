@@ -46,10 +46,12 @@ IMBAL_HOST_DEVICE inline T interpolate(T a, T b, double step) {
   return (T)(float)into_box(blend(x, y, step), x, y);
 }
 
-// In halves: the difference of two large numbers would overflow.
+// In halves where the difference overflows.
 template <>
 IMBAL_HOST_DEVICE inline double interpolate(double a, double b, double step) {
-  return into_box(2 * blend(a / 2, b / 2, step), a, b);
+  const bool far = fabs(b - a) > 0x1.fffffffffffffp1023;
+  const double scale = far ? 0.5 : 1;
+  return into_box(blend(a * scale, b * scale, step) / scale, a, b);
 }
 
 // Integers to the nearest, ties to even.

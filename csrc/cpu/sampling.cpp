@@ -18,6 +18,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "../sampling.h"
+#include "huge_pages.h"
 
 namespace imbal {
 namespace {
@@ -133,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> smote_generate(
   g.seed_row = provenance ? seed_row.mutable_data_ptr<int64_t>() : nullptr;
   g.neighbor_row = provenance ? neighbor_row.mutable_data_ptr<int64_t>() : nullptr;
   g.step = provenance ? step.mutable_data_ptr<double>() : nullptr;
-  Tensor out = torch::stable::new_empty(x, {g.rows + count, g.columns});
+  Tensor out = in_huge_pages(torch::stable::new_empty(x, {g.rows + count, g.columns}));
   switch (x.scalar_type()) {
     case ScalarType::Float: run<float>(g, x, out); break;
     case ScalarType::Double: run<double>(g, x, out); break;

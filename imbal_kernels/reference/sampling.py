@@ -20,12 +20,13 @@ def interpolate(a: Tensor, b: Tensor, step: Tensor) -> Tensor:
     """a + step (b - a) in the dtype of a and b, inside their box; step float64 in [0, 1), broadcast.
 
     In fp64, every operation rounded by itself: fp16 and bf16 come back by way of fp32, integers are rounded to the
-    nearest (ties to even), fp64 is halved first, so that no difference overflows.
+    nearest (ties to even), fp64 is halved meanwhile where the difference overflows.
     """
     if a.dtype == torch.int64:
         return _interpolate_int64(a, b, step)
-    x, y, half = a.double(), b.double(), 0.5 if a.dtype == torch.float64 else 1.0
-    moved = (x * half + step * (y * half - x * half)) / half
+    x, y = a.double(), b.double()
+    scale = torch.where((y - x).isinf(), 0.5, 1.0).double()
+    moved = (x * scale + step * (y * scale - x * scale)) / scale
     moved = torch.minimum(torch.maximum(moved, torch.minimum(x, y)), torch.maximum(x, y))
     if not a.is_floating_point():
         return moved.round().to(a.dtype)
@@ -89,7 +90,10 @@ def add_noise(resampling: Resampling, out: Tensor, factors: Mapping[int, float],
     bandwidth = (4 / ((columns + 2) * rows)) ** (1 / (columns + 4))
     for label, count in resampling.counts.items():
         begin, end = end, end + count
-        scale = factors[label] * bandwidth * X[resampling.rows(label)].double().std(0, correction=0)
+        values = X[resampling.rows(label)].double()
+        # Two columns of one: PyTorch cuts a reduction to a single number in as many parts as there are threads.
+        deviation = values.expand(-1, max(2, columns)).std(0, correction=0)[:columns]
+        scale = factors[label] * bandwidth * deviation
         noise = normals(words(X, key, label, NORMALS, -(-count * columns // 4)))[: count * columns]
         out[begin:end] = (out[begin:end].double() + noise.view(count, columns) * scale).to(X.dtype)
     check_finite(f"X with noise must stay within {X.dtype}: it", out[rows:])

@@ -59,5 +59,5 @@ def borderline_smote(
         within = nearest(x[rows], k_neighbors, danger.nonzero()[:, 0], ptr, seed_ptr)
         neighbors, labels = rows[within], None
     else:
-        neighbors, labels = nearest(x, k_neighbors, seeds), y.long()
+        neighbors, labels = nearest(x, k_neighbors, seeds), resampling.y.long()
     return generate(resampling, seeds, neighbors, seed_ptr, draw_key(generator), return_provenance, labels=labels)

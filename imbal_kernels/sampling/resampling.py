@@ -28,7 +28,7 @@ class Resampling(NamedTuple):
     """A resampling with nothing left to decide but the rows."""
 
     X: Tensor  # (n, d), contiguous
-    y: Tensor  # (n,)
+    y: Tensor  # (n,), contiguous
     order: Tensor  # (n,) int64: rows by class, then by index
     sizes: dict[int, int]  # rows of each class, in class order
     counts: dict[int, int]  # new rows of each class that gets any; when under-sampling rows to keep
@@ -47,7 +47,7 @@ def over_sampling(
     order, sizes = _check_data(X, y, generator, finite)
     counts = counts_of(name, y, strategy, sizes, over=True)
     counts = {label: count for label, count in sorted(counts.items()) if count}
-    return Resampling(X.contiguous(), y, order, sizes, counts)
+    return Resampling(X.contiguous(), y.contiguous(), order, sizes, counts)
 
 
 def under_sampling(
@@ -56,7 +56,7 @@ def under_sampling(
     """The same for under-samplers."""
     order, sizes = _check_data(X, y, generator, False)
     counts = dict(sorted(counts_of(name, y, strategy, sizes, over=False).items()))
-    return Resampling(X.contiguous(), y, order, sizes, counts)
+    return Resampling(X.contiguous(), y.contiguous(), order, sizes, counts)
 
 
 def points(X: Tensor) -> Tensor:
