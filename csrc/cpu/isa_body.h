@@ -10,6 +10,8 @@ namespace IMBAL_ISA {
 
 #include "convert.h"
 
+#include "decode.h"
+
 #include "stream.h"
 
 #include "knn_kernel.h"
