@@ -11,7 +11,7 @@ struct CountPanels {
   Rows rows;
   int64_t segments;
 
-  static constexpr int kItems = 1024;
+  static constexpr int kItems = 1024, kThreads = 1024;
   static size_t shared_bytes() { return (kItems + 1) * sizeof(int64_t); }
 
   IMBAL_DEVICE int64_t count(int64_t s) const { return divide_up(rows.ptr[s + 1] - rows.ptr[s], kPanel); }
@@ -45,7 +45,7 @@ struct Clear {
   int64_t* indices;
   double* distances;
   int64_t n;
-  static constexpr int kItems = 4096;
+  static constexpr int kItems = 4096, kThreads = 256;
 
   template <class Block>
   IMBAL_DEVICE void operator()(const Block& block) const {
@@ -67,7 +67,7 @@ struct Pack {
   bool queries;
   int64_t first_panel;
 
-  static constexpr int kTile = 32, kSamples = 32;
+  static constexpr int kThreads = 256, kTile = 32, kSamples = 32;
   struct Shared {
     float tile[kPanel][kTile + 1];  // + 1: neither the rows nor the columns that a warp touches share a bank
     float centre[kTile];
@@ -140,6 +140,8 @@ struct Pack {
 // missing. A block does one query of the batch.
 struct Finish {
   Search s;
+
+  static constexpr int kThreads = 512, kFewThreads = 128;  // the latter for lists of up to 512
 
   struct Shared {
     int n, prefix_count;
