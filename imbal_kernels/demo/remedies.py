@@ -16,7 +16,7 @@ from .scenes import NUM_CLASSES
 
 ALPHA, GAMMA = 0.25, 2.0
 # Peak learning rates: each the best of one grid on validation scenes, see choice.py.
-PLAIN_RATE, WEIGHTED_RATE, FOCAL_RATE = 0.064, 0.002, 0.002
+PLAIN_RATE, WEIGHTED_RATE, FOCAL_RATE = 0.016, 0.004, 0.002
 
 
 @dataclass(frozen=True)
