@@ -38,7 +38,7 @@ setup(
             "imbal_kernels._C",
             sorted(glob.glob("csrc/cpu/*.cpp")),
             extra_compile_args=CPU_FLAGS,
-            depends=sorted(glob.glob("csrc/cpu/*.h")),
+            depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/cpu/*.h")),
             py_limited_api=True,
         )
     ],

@@ -45,6 +45,11 @@ def has_kernels(tensor: Tensor) -> bool:
     return reason is None
 
 
+def has_op(name: str, dispatch_key: str) -> bool:
+    """Whether a compiled library brought this op for this kind of device."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"imbal_kernels::{name}", dispatch_key)
+
+
 @functools.cache
 def _warn(device: str, reason: str) -> None:
     warnings.warn(

@@ -1,0 +1,1 @@
+"""Neighbours and the samplers built on them, for tensors."""
