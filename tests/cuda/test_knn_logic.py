@@ -127,8 +127,14 @@ def test_more_segments_than_counting_threads(emulated_knn):
 
 @pytest.mark.parametrize("k", (5, 64, 70))
 @pytest.mark.parametrize("backwards", (False, True))
-@pytest.mark.parametrize("options", ({"processors": 132}, {"references": 20_000, "queries": 20_000, "scored_panels": 2},
-                                     {"references": 40_000, "queries": 10_000, "processors": 7, "scored_panels": 3}))  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    (
+        {"processors": 132},
+        {"references": 20_000, "queries": 20_000, "scored_panels": 2},
+        {"references": 40_000, "queries": 10_000, "processors": 7, "scored_panels": 3},
+    ),
+)
 def test_splits_chunks_and_batches_change_nothing(emulated_knn, k, backwards, options):
     x = torch.cat([normal(700, 9), normal(400, 9) + 1e4 * normal(4, 9, seed=1).repeat(100, 1)])
     check(emulated_knn, x, k, ptr=torch.tensor([0, 650, 1100]), backwards=backwards, **options)
