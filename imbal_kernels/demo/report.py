@@ -86,7 +86,8 @@ def _introduction(setup: Setup) -> str:
 
 
 READING = """<p>Accuracy misleads here: calling everything background is right almost always and
-finds nothing. Average precision ranks the outputs and asks how pure the top of the list is. “Outputs” counts every location × class; “boxes” counts detections after
+finds nothing. Average precision ranks the outputs and asks how pure the top of the list is.
+“Outputs” counts every location × class; “boxes” counts detections after
 non-maximum suppression that meet a box of the same label at IoU ≥ 0.5. Both are scikit-learn's
 <code>average_precision_score</code>; for boxes its recall is scaled by matched / all boxes,
 because it cannot know of boxes that nothing met. A constant score has the base rate as AP.</p>
