@@ -20,7 +20,13 @@ IMBAL_HOST_DEVICE double add_square(double sum, double a, double b) {
   return __dadd_rn(sum, __dmul_rn(difference, difference));
 #else
   const double difference = a - b;
-  volatile double square = difference * difference;  // whatever -ffp-contract says
+  double square = difference * difference;
+#if defined(__x86_64__)
+  asm("" : "+x"(square));  // hides that it could be fused into the sum, whatever -ffp-contract says
+#else
+  volatile double kept = square;
+  square = kept;
+#endif
   return sum + square;
 #endif
 }

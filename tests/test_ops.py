@@ -144,6 +144,17 @@ def test_func_grad_and_vmap(name, device):
     torch.testing.assert_close(mapped[1], torch.func.grad(lambda x: loss(x, targets[1]).sum())(batch[1]))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_func_jvp(name, device):
+    """Forward mode agrees with the gradient, in the dtype of the loss."""
+    x, t = problem(device)
+    direction = torch.linspace(-1, 1, x.numel(), device=device).view_as(x)
+    (grad,) = torch.autograd.grad(LOSSES[name](x, t).sum(), x)
+    loss, tangent = torch.func.jvp(lambda x: LOSSES[name](x, t), (x.detach(),), (direction,))
+    assert tangent.dtype == loss.dtype
+    torch.testing.assert_close(tangent.sum(), (grad * direction).sum(), rtol=1e-4, atol=1e-5)
+
+
 def test_fakes_have_the_right_shapes(device):
     from torch._subclasses.fake_tensor import FakeTensorMode
 

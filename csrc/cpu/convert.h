@@ -1,4 +1,4 @@
-// Loads and stores of every storage type as the compute type, a chunk at a time.
+// Loads and stores of every storage type as the compute type, a block at a time.
 //
 // Included inside `namespace IMBAL_ISA`.
 
@@ -63,7 +63,8 @@ inline void read(Type type, const void* data, int64_t begin, int64_t n, A* out) 
       return;
     }
     case Type::kF16: {
-      float buffer[kChunk];
+      if constexpr (sizeof(A) == 4) return half_to_float((const uint16_t*)data + begin, n, out);
+      float buffer[kBlock];
       half_to_float((const uint16_t*)data + begin, n, buffer);
       return cast(buffer, n, out);
     }
@@ -74,11 +75,11 @@ template <class A>
 inline void write(Type type, const A* in, int64_t begin, int64_t n, void* data) {
   if (type == Type::kF32) return cast(in, n, (float*)data + begin);
   if (type == Type::kF64) return cast(in, n, (double*)data + begin);
-  float buffer[kChunk];
-  cast(in, n, buffer);
   uint16_t* p = (uint16_t*)data + begin;
-  if (type == Type::kF16) return float_to_half(buffer, n, p);
-  for (int64_t i = 0; i < n; ++i) p[i] = narrow(buffer[i]);
+  if constexpr (sizeof(A) == 4) {  // fp64 has no half outputs
+    if (type == Type::kF16) return float_to_half(in, n, p);
+    for (int64_t i = 0; i < n; ++i) p[i] = narrow(in[i]);
+  }
 }
 
 inline int64_t read_integer(Type type, const void* data, int64_t i) {

@@ -11,4 +11,5 @@
 #include <immintrin.h>
 #endif
 
+#include "knn.h"
 #include "sigmoid_loss.h"

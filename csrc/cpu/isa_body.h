@@ -10,11 +10,15 @@ namespace IMBAL_ISA {
 
 #include "convert.h"
 
+#include "decode.h"
+
 #include "stream.h"
+
+#include "knn_kernel.h"
 
 #define IMBAL_STRING_(x) #x
 #define IMBAL_STRING(x) IMBAL_STRING_(x)
-static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss};
+static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss, &knn_kernels};
 
 }  // namespace IMBAL_ISA
 }  // namespace imbal

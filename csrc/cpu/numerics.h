@@ -34,25 +34,34 @@ inline VF exp_sum(VF hi, VF lo, float up) {
   return hi + lo < least ? VF{} : exp_polynomial(r) * to_power_of_two(rounded + up);
 }
 
-// Where exp(-x) leaves the normal numbers.
-constexpr float largest_exponent(float) { return 87.3f; }
-constexpr double largest_exponent(double) { return 708.0; }
-
-// exp(x) for x clamped to [-87.3, 88]
-inline VF exp_clamped(VF x) {
-  x = at_least(-87.3f, at_most(88.0f, x));
+// exp(-|x|), 0 where that is no longer a normal number
+inline VF exp_negative_abs(VF x) {
+  x = at_least(-87.5f, -magnitude(x));
   const VF rounded = x * kLog2E + kRound;
   return exp_polynomial(remainder(x, rounded - kRound)) * to_power_of_two(rounded);
 }
 
-// -log(1 - y) for y in [0, 1/2]: 1.6e-7. In powers of y^2 (Estrin), a shorter chain of operations.
-inline VF neg_log1m(VF y) {
-  const VF q = y * y;
-  VF p = y * 1.1606124639511108f - 1.0361649990081787f;
-  p = p * q + (y * 7.516146898269653e-1f + 5.0824109464883804e-2f);
-  p = p * q + (y * 2.6966285705566406e-1f + 3.3212924003601074e-1f);
-  p = p * q + (y * 5.000246167182922e-1f + 1.0f);
-  return p * y;
+// 1 / d for d in [1, 2]
+inline VF reciprocal(VF d) {
+#if defined(IMBAL_AVX512)
+  // An approximation to 14 bits and a Newton step: a division of this width takes 16 cycles on some processors.
+  const VF r = (VF)_mm512_rcp14_ps((__m512)d);
+  return r + r * (1.0f - r * d);
+#else
+  return 1.0f / d;
+#endif
+}
+
+// log1p(e) for e in [0, 1]: 2.1e-7
+inline VF log1p_unit(VF e) {
+  VF p = e * -8.539209142327309e-3f + 4.408963397145271e-2f;
+  p = p * e - 1.0768171399831772e-1f;
+  p = p * e + 1.7745241522789001e-1f;
+  p = p * e - 2.4495461583137512e-1f;
+  p = p * e + 3.3275479078292847e-1f;
+  p = p * e - 4.999740719795227e-1f;
+  p = p * e + 9.999998211860657e-1f;
+  return p * e;
 }
 
 // log(x) for a positive normal x, by atanh of (m - 1) / (m + 1): 1.5e-7
@@ -71,8 +80,9 @@ inline VD lanes(VD x, F f) {
   return x;
 }
 inline VD exp_sum(VD hi, VD lo, double up) { return lanes(hi + lo, ::exp) * ::exp2(up); }
-inline VD exp_clamped(VD x) { return lanes(at_most(700.0, x), ::exp); }
-inline VD neg_log1m(VD y) { return -lanes(-y, ::log1p); }
+inline VD exp_negative_abs(VD x) { return lanes(-magnitude(x), ::exp); }
+inline VD reciprocal(VD d) { return 1.0 / d; }
+inline VD log1p_unit(VD e) { return lanes(e, ::log1p); }
 inline VD log_normal(VD x) { return lanes(x, ::log); }
 
 // For a factor that is below 1e-38 wherever v is above 1e30: 0 * inf stays 0. A NaN stays one.
@@ -83,20 +93,37 @@ inline T finite(T v) { return at_most(1e30f, v); }
 template <class V>
 inline V weigh(V w, V v) { return w * (w == 0 ? finite(v) : v); }
 
-// gamma split so that `gamma * a` is exact in two parts without a fused multiply-add.
+inline VF high_half(VF a) { return (VF)((IF)a & (int32_t)0xfffff000); }
+inline VD high_half(VD a) { return (VD)((ID)a & (int64_t)0xfffffffff8000000LL); }
+
+// gamma in two parts, each times the first part of a split `a` exact.
 template <class A>
 struct Exponent {
   A whole, high, low;
+  explicit Exponent(A gamma) : whole(gamma), high(high_half(Vec<A>{} + gamma)[0]), low(gamma - high) {}
 };
 
-inline VF high_half(VF a) { return (VF)((IF)a & (int32_t)0xfffff000); }
-inline VD high_half(VD a) { return (VD)((ID)a & (int64_t)0xfffffffff8000000LL); }
+// gamma * a as a sum of two, the second small.
+template <class A>
+struct Product {
+  Vec<A> hi, lo;
+};
+template <class A>
+inline Product<A> product(Exponent<A> gamma, Vec<A> a) {
+  const Vec<A> high = high_half(a), low = a - high;
+  return {gamma.high * high, gamma.high * low + gamma.low * a};
+}
+#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
+inline Product<float> product(Exponent<float> gamma, VF a) {
+  const VF g = VF{} + gamma.whole, hi = g * a;
+  return {hi, lost(g, a, hi)};
+}
+#endif
 
 // 2^up exp(gamma * (a - b)) for a <= 0 exact and b in [0, ln 2]: the rounding of a large gamma * a would
 // otherwise be the largest error of the whole formula.
 template <class A>
 inline Vec<A> exp_scaled(Vec<A> a, Vec<A> b, Exponent<A> gamma, A up) {
-  a = at_least(A(-1e30), a);
-  const Vec<A> high = high_half(a), low = a - high;
-  return exp_sum(gamma.high * high, gamma.high * low + gamma.low * a - gamma.whole * b, up);
+  const Product<A> p = product(gamma, at_least(A(-1e30), a));
+  return exp_sum(p.hi, p.lo - gamma.whole * b, up);
 }

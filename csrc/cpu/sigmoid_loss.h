@@ -13,6 +13,19 @@ struct Factor {
   int64_t row_stride = 0, col_stride = 0;
 };
 
+constexpr int64_t size_of(Type type) {
+  switch (type) {
+    case Type::kF64:
+    case Type::kI64: return 8;
+    case Type::kF32:
+    case Type::kI32: return 4;
+    case Type::kBF16:
+    case Type::kF16:
+    case Type::kI16: return 2;
+    default: return 1;
+  }
+}
+
 struct SigmoidLoss {
   int64_t rows, classes;
   Type dtype;         // of the logits and their gradient; fp64 computes in fp64, the others in fp32
@@ -25,6 +38,7 @@ struct SigmoidLoss {
   const void* upstream;  // (N, C), or null
   void* loss;            // (N, C), or null
   void* grad;            // (N, C), or null
+  bool past_caches;      // store loss and gradient without a copy in the caches: they are large and aligned
   double* partial_sums;  // one per chunk, or null
   int64_t ignore_index;
   double alpha, gamma, smoothing, pos_weight;
@@ -33,16 +47,23 @@ struct SigmoidLoss {
   Factor weight, pos_weights, alphas;  // null data where the scalar above says it all
 };
 
-// Elements of one chunk: the unit of work and of summation, whatever the number of threads.
-constexpr int64_t kChunk = 4096;
+// Elements of one partial sum, whatever the number of threads, and of one block, which fits L1 with all that
+// belongs to it.
+constexpr int64_t kChunk = 4096, kBlock = 1024;
 
-// Runs one chunk; returns the first bad target of it (row for ids, element for values) or -1.
-using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t chunk);
+// Runs chunks first to last - 1; returns their first bad target (row for ids, element for values) or -1.
+using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t first, int64_t last);
+
+struct KnnKernels;  // knn.h
 
 struct Backend {
   const char* name;
   ChunkFunction sigmoid_loss;
+  const KnnKernels* knn;
 };
+
+// The one in use.
+const Backend* current_backend();
 
 // Null where the compiler has no such target.
 extern const Backend* const kPortable;

@@ -48,6 +48,13 @@ constexpr bool kFused = true;
 constexpr bool kFused = false;
 #endif
 
+// What rounding took from ab = a * b.
+#if defined(IMBAL_AVX512)
+inline VF lost(VF a, VF b, VF ab) { return (VF)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)ab); }
+#elif defined(IMBAL_AVX2)
+inline VF lost(VF a, VF b, VF ab) { return (VF)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)ab); }
+#endif
+
 // Both return b when either is NaN, as the x86 instructions do: pass the data second.
 #if defined(IMBAL_AVX512)
 inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
@@ -100,3 +107,17 @@ template <class S, class V>
 inline V at_most(S limit, V v) { return vmin(V{} + limit, v); }
 template <class S, class V>
 inline V at_least(S limit, V v) { return vmax(V{} + limit, v); }
+
+inline VF magnitude(VF v) { return (VF)((IF)v & 0x7fffffff); }
+inline VD magnitude(VD v) { return (VD)((ID)v & 0x7fffffffffffffffLL); }
+
+// A store that goes past the caches where `past` is set: p is then aligned to a vector.
+inline void store(float* p, VF v, bool past) {
+#if defined(IMBAL_AVX512)
+  if (past) return _mm512_stream_ps(p, (__m512)v);
+#elif defined(IMBAL_AVX2)
+  if (past) return _mm256_stream_ps(p, (__m256)v);
+#endif
+  store(p, v);
+}
+inline void store(double* p, VD v, bool) { store(p, v); }

@@ -30,9 +30,9 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     loss = torch.where(bad, torch.nan, loss)
     if problem.elementwise:
         return loss if problem.fp32_loss else loss.to(problem.input.dtype)
+    total = loss.sum()
     # 0 * scale: a mean over nothing, whose scale is 1 / 0, is NaN.
-    empty = 0.0 if problem.scale_tensor is None else problem.scale_tensor * 0.0
-    return loss.sum() + empty
+    return total if problem.scale_tensor is None else total + problem.scale_tensor * 0.0
 
 
 def decode_targets(problem: SigmoidProblem, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

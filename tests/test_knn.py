@@ -1,0 +1,386 @@
+"""The neighbours against brute force in fp64, bit for bit, and what must not change them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import imbal_kernels as ik
+from imbal_kernels.ops import backends
+
+CAPABILITIES = ("portable", "avx2", "avx512")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=CAPABILITIES)
+def instruction_set(request):
+    before = torch.ops.imbal_kernels._cpu_capability("")
+    try:
+        torch.ops.imbal_kernels._cpu_capability(request.param)
+    except RuntimeError:
+        pytest.skip(f"no {request.param} on this machine")
+    yield request.param
+    torch.ops.imbal_kernels._cpu_capability(before)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def brute_force(x, k, query=None, include_self=False):
+    """NumPy's fp64 never fuses a multiply-add; lexsort orders by distance, then index. Nothing of ours is used."""
+    points = x.double().numpy()
+    queries = points if query is None else query.double().numpy()
+    total = np.zeros((len(queries), len(points)))
+    with np.errstate(over="ignore"):
+        for j in range(points.shape[1]):
+            difference = queries[:, j, None] - points[None, :, j]
+            total = total + difference * difference
+    columns = np.broadcast_to(np.arange(len(points)), total.shape)
+    own = (columns == np.arange(len(queries))[:, None]) & (query is None and not include_self)
+    order = np.lexsort((columns, total, own))[:, :k]
+    return torch.from_numpy(order), torch.from_numpy(np.take_along_axis(total, order, 1))
+
+
+def assert_same(actual, expected):
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+
+
+def clusters(distance, n=600, d=16, count=20):
+    centers = normal(count, d, seed=1) * distance
+    return normal(n, d) + centers[torch.arange(n) % count]
+
+
+def sign_flips(n=300, d=64):
+    """All rows have the same magnitudes: every norm is equal."""
+    signs = torch.randint(0, 2, (n, d), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return signs * normal(d).abs() * 0.01
+
+
+DATA = {
+    "normal": normal(600, 16),
+    **{f"offset {offset:g}": normal(600, 16) + offset for offset in (1, 1e2, 1e3, 1e4)},
+    **{f"clusters {distance:g} apart": clusters(distance) for distance in (10, 1e2, 1e3)},
+    "duplicates": normal(150, 8).repeat(4, 1),
+    "small integers": (normal(600, 3) * 2).round(),
+    "all equal": torch.ones(300, 4),
+    "zero padding": torch.cat([normal(400, 6), torch.zeros(400, 58)], 1),
+    "sign flips": sign_flips(),
+    "one outlier": torch.cat([normal(400, 8), torch.full((1, 8), 1e6)]),
+    "tiny": normal(300, 8) * 1e-30,
+    "huge": normal(300, 8) * 1e35,
+    "wide range": normal(300, 8) * 10.0 ** torch.arange(-15, 15).repeat(10)[:, None],
+    "subnormal": normal(300, 8) * 1e-42,
+    "fp64 below fp32": normal(300, 8).double() * 1e-12 + 1,
+    "fp64 overflow": normal(300, 8).double() * 1e200,
+    "fp64 underflow": normal(300, 8).double() * 1e-170,
+}
+
+
+@pytest.mark.parametrize("x", DATA.values(), ids=DATA)
+def test_exact(x, instruction_set):
+    for k in (1, 5, 40):
+        assert_same(ik.knn(x, k), brute_force(x, k))
+
+
+@pytest.mark.parametrize("x", DATA.values(), ids=DATA)
+def test_reference_is_the_definition(x):
+    assert_same(ik.reference.knn(x, 5), brute_force(x, 5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("d", [1, 2, 15, 33, 129])
+def test_dtypes_and_columns(d, dtype, instruction_set):
+    x, query = normal(203, d).to(dtype), normal(57, d, seed=1).to(dtype)
+    assert_same(ik.knn(x, 7), brute_force(x, 7))
+    assert_same(ik.knn(x, 7, include_self=True), brute_force(x, 7, include_self=True))
+    assert_same(ik.knn(x, 203, query=query), brute_force(x, 203, query))
+
+
+@pytest.mark.parametrize("n", [2, 11, 12, 13, 23, 25, 47, 48, 49, 479, 480, 481, 961, 1441])
+def test_rows(n, instruction_set):
+    """Around a panel of each instruction set, and one to four blocks in the tournament."""
+    x = normal(n, 3)
+    for k in {1, min(5, n - 1), min(300, n - 1)}:
+        assert_same(ik.knn(x, k), brute_force(x, k))
+
+
+@pytest.mark.parametrize("shape", [(60, 4096), (4097, 1)], ids=str)
+def test_limits(shape):
+    x = normal(*shape)
+    k = min(4096, shape[0] - 1)
+    assert_same(ik.knn(x, k), brute_force(x, k))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 20), st.integers(0, 2**31), st.sampled_from([0.0, 1e2, 1e4]),
+    st.sampled_from([0.5, 1e-2, 1e-3]), st.sampled_from(DTYPES), st.booleans(), st.data(),
+)  # fmt: skip
+def test_any_grid(n, d, seed, offset, step, dtype, include_self, data):
+    """Points on a grid: many ties and duplicates, at any offset."""
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.randint(-3, 4, (n + 1, d), generator=generator) * step + offset).to(dtype)
+    k = data.draw(st.integers(1, n))
+    assert_same(ik.knn(x, k, include_self=include_self), brute_force(x, k, include_self=include_self))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=8), st.integers(1, 3), st.booleans())
+def test_segments(sizes, k, separate):
+    """Each segment is a search of its own with its indices moved; empty ones are none."""
+    sizes = [(rows if rows > k else 0, queries if rows > k else 0) for rows, queries in sizes]
+    ptr = torch.tensor([0] + [rows for rows, _ in sizes]).cumsum(0)
+    query_ptr = torch.tensor([0] + [queries for _, queries in sizes]).cumsum(0)
+    x, query = (normal(int(ptr[-1]), 3) * 2).round(), (normal(int(query_ptr[-1]), 3, seed=1) * 2).round()
+    options = {"query": query, "query_ptr": query_ptr} if separate else {}
+    indices, distances = ik.knn(x, k, ptr=ptr, **options)
+    ends = query_ptr if separate else ptr
+    assert indices.shape == distances.shape == (int(ends[-1]), k)
+    for s in range(len(sizes)):
+        rows, part = slice(ptr[s], ptr[s + 1]), slice(ends[s], ends[s + 1])
+        if indices[part].numel():
+            own, d2 = brute_force(x[rows], k, query[part] if separate else None)
+            assert_same((indices[part] - ptr[s], distances[part]), (own, d2))
+    assert_same(ik.reference.knn(x, k, ptr=ptr, **options), (indices, distances))
+
+
+def test_large_segments():
+    """Beyond what one task takes, beside small ones."""
+    ptr = torch.tensor([0, 5000, 5040, 5040, 8000])
+    x = normal(8000, 2)
+    indices, distances = ik.knn(x, 3, ptr=ptr)
+    for begin, end in zip(ptr.tolist(), ptr.tolist()[1:], strict=False):
+        if end > begin:
+            assert_same((indices[begin:end] - begin, distances[begin:end]), brute_force(x[begin:end], 3))
+
+
+def test_ties_by_index(instruction_set):
+    """A lattice: most distances are ties, also at the k-th place."""
+    axis = torch.arange(9.0)
+    x = torch.cartesian_prod(axis, axis, axis)[torch.randperm(729, generator=torch.Generator().manual_seed(0))]
+    for k in (1, 4, 6, 18, 27):
+        assert_same(ik.knn(x, k), brute_force(x, k))
+
+
+def test_top_k_is_a_prefix():
+    x = (normal(300, 4) * 2).round()
+    longest = ik.knn(x, 60)
+    for k in range(1, 60):
+        assert_same(ik.knn(x, k), [part[:, :k] for part in longest])
+
+
+@pytest.mark.parametrize("name", ["normal", "small integers", "clusters 1000 apart"])
+def test_any_batching_of_queries(name):
+    x = DATA[name]
+    whole = ik.knn(x, 6, query=x)
+    assert_same(ik.knn(x, 6, include_self=True), whole)
+    for size in (1, 7, 250):
+        parts = [ik.knn(x, 6, query=part) for part in x.split(size)]
+        assert_same([torch.cat(both) for both in zip(*parts, strict=True)], whole)
+
+
+def test_self_is_excluded_by_index():
+    """Among equal rows the others are neighbours at distance 0, also in front of a row's own index."""
+    x = torch.zeros(50, 3)
+    indices, distances = ik.knn(x, 49)
+    assert distances.count_nonzero() == 0
+    for i, row in enumerate(indices.tolist()):
+        assert row == [j for j in range(50) if j != i]
+    assert ik.knn(x, 2, include_self=True)[0].eq(torch.tensor([0, 1])).all()
+
+
+@pytest.mark.parametrize("name", ["normal", "small integers", "clusters 1000 apart", "clusters 100 apart"])
+def test_same_bits_for_any_number_of_threads(name, instruction_set):
+    x = DATA[name].repeat(4, 1) + normal(4 * len(DATA[name]), DATA[name].shape[1], seed=3) * 0.1
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            indices, distances, counts = ik.knn(x, 5, return_counts=True)
+            results.append((indices, distances, *counts))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_autocast_and_matmul_precision_do_not_matter():
+    x = normal(500, 32) + 100
+    expected, before = ik.knn(x, 5), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_same(ik.knn(x, 5), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_layout_does_not_matter():
+    x = normal(5, 300).t()
+    assert_same(ik.knn(x, 5), ik.knn(x.contiguous(), 5))
+    wide = normal(300, 10)
+    assert_same(ik.knn(wide[:, ::2], 5), ik.knn(wide[:, ::2].contiguous(), 5))
+
+
+def test_counts():
+    """A certain shortlist holds k or a few more; the rows of a cluster that fp32 can't tell apart fall back."""
+    n, k = 600, 5
+    _, _, counts = ik.knn(DATA["normal"], k, return_counts=True)
+    assert counts.fallbacks == 0 and n * k <= counts.rescored < 1.1 * n * k
+    _, _, counts = ik.knn(DATA["offset 10000"], k, return_counts=True)
+    assert counts.fallbacks == 0 and n * k <= counts.rescored < 2 * n * k
+    _, _, counts = ik.knn(DATA["clusters 1000 apart"], k, return_counts=True)
+    assert counts.fallbacks == n and counts.rescored == n * (n - 1)
+
+
+def test_planted_failure_of_the_certificate():
+    """40 points whose distances to one query differ by less than fp32 can tell, their order in fp64 the reverse of
+    their indices: that query falls back, and finds them in order. The others are far apart and don't."""
+    far = normal(500, 8) * 1e4
+    near = torch.full((40, 8), 1e6)
+    near[:, 0] += torch.arange(40, 0, -1) * 0.0625
+    query = torch.cat([torch.full((1, 8), 1e6), far[:20]])
+    indices, distances, counts = ik.knn(torch.cat([near, far]), 5, query=query, return_counts=True)
+    assert counts.fallbacks == 1
+    assert indices[0].tolist() == [39, 38, 37, 36, 35]
+    assert distances[0].tolist() == [(0.0625 * i) ** 2 for i in range(1, 6)]
+    assert indices[1:, 0].tolist() == list(range(40, 60))
+
+
+def test_fast_pass_alone_would_be_wrong():
+    """The expanded formula in fp32 misses neighbours that the certificate makes up for."""
+    x = DATA["clusters 1000 apart"]
+    norms = x.square().sum(1)
+    expanded = (norms[:, None] + norms - 2 * x @ x.t()).fill_diagonal_(torch.inf)
+    assert not torch.equal(expanded.topk(5, largest=False).indices, ik.knn(x, 5)[0])
+
+
+def test_nothing_is_written_to_the_inputs():
+    x = normal(100, 3)
+    kept = x.clone()
+    ik.knn(x, 3)
+    assert torch.equal(x, kept)
+
+
+def test_op():
+    x, ends = normal(30, 3), torch.tensor([0, 30])
+    torch.library.opcheck(torch.ops.imbal_kernels.knn.default, (x, x, ends, ends, 4, True))
+    compiled = torch.compile(lambda x: ik.knn(x, 4), fullgraph=True, backend="aot_eager")
+    assert_same(compiled(x), ik.knn(x, 4))
+    stacked = torch.stack([x, 2 * x])
+    assert torch.equal(torch.vmap(lambda x: ik.knn(x, 4)[0])(stacked)[1], ik.knn(2 * x, 4)[0])
+
+
+def test_runs_on_the_reference_without_the_library(monkeypatch):
+    x = normal(60, 3)
+    expected = ik.knn(x, 4)
+    monkeypatch.setattr(backends, "has_op", lambda *args: False)
+    *found, counts = ik.knn(x, 4, return_counts=True)
+    assert_same(found, expected)
+    assert counts.rescored == 60 * 59
+
+
+def test_agrees_with_scikit_learn():
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    x = normal(800, 10).double()
+    distances, indices = neighbors.NearestNeighbors(n_neighbors=6, algorithm="brute").fit(x.numpy()).kneighbors()
+    found, d2 = ik.knn(x, 6)
+    np.testing.assert_array_equal(found, indices)  # no ties in continuous data
+    np.testing.assert_allclose(d2.sqrt(), distances, rtol=1e-10)
+
+
+MEMORY = """
+import resource, torch, imbal_kernels as ik
+torch.set_num_threads(2)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+x = torch.randn(200_000, {columns})
+ik.knn(x[:4000], {k})
+before = peak()
+results = ik.knn(x, {k}, query=x[:{queries}] if {queries} else None)
+print(peak() - before - sum(r.numel() * r.element_size() for r in results))
+"""
+BUDGET = 192 << 20  # docs/neighbors.md
+
+
+@pytest.mark.parametrize("columns, k, queries", [(2, 5, 0), (2, 1000, 2000), (256, 1, 500)])
+def test_memory(columns, k, queries):
+    """200,000 points, all pairs among them; the list of a query at k = 1000 is 30 KB, a copy of 256 columns 200 MB."""
+    code = MEMORY.format(columns=columns, k=k, queries=queries)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < BUDGET
+
+
+X = torch.zeros(6, 2)
+DTYPE = "must be float32, bfloat16, float16 or float64, got"
+NAN = torch.zeros(6, 2).index_put_((torch.tensor(4), torch.tensor(1)), torch.tensor(float("nan")))
+CASES = [
+    (([[1.0]], 1), {}, TypeError, "x must be a Tensor, got list"),
+    ((X.long(), 1), {}, TypeError, f"x {DTYPE} torch.int64"),
+    ((X + 0j, 1), {}, TypeError, f"x {DTYPE} torch.complex64"),
+    ((X.to_sparse(), 1), {}, ValueError, "x must be a strided tensor, got torch.sparse_coo"),
+    ((X[0], 1), {}, ValueError, "x must be 2-d, rows of coordinates, got shape (2,)"),
+    ((X[None], 1), {}, ValueError, "x must be 2-d, rows of coordinates, got shape (1, 6, 2)"),
+    ((X[:, :0], 1), {}, ValueError, "x must have 1 to 4096 columns, got shape (6, 0)"),
+    ((torch.zeros(2, 4097), 1), {}, ValueError, "x must have 1 to 4096 columns, got shape (2, 4097)"),
+    ((X.clone().requires_grad_(), 1), {}, ValueError,
+     "x requires grad, but no gradient is computed for it: pass x.detach()"),
+    ((NAN, 1), {}, ValueError, "x must be finite, got nan at row 4, column 1"),
+    ((NAN.nan_to_num(-torch.inf), 1), {}, ValueError, "x must be finite, got -inf at row 4, column 1"),
+    ((X, 1), {"query": NAN}, ValueError, "query must be finite, got nan at row 4, column 1"),
+    ((X, 0), {}, ValueError, "k must be in [1, 4096], got 0"),
+    ((X, 4097), {}, ValueError, "k must be in [1, 4096], got 4097"),
+    ((X, 2.5), {}, TypeError, "k must be an int, got float"),
+    ((X, "a"), {}, TypeError, "k must be an int, got str"),
+    ((X, True), {}, TypeError, "k must be an int, got bool"),
+    ((X, 6), {}, ValueError,
+     "Expected n_neighbors < n_samples_fit, but n_neighbors = 6, n_samples_fit = 6, n_samples = 6"),
+    ((X[:0], 1), {}, ValueError,
+     "Expected n_neighbors < n_samples_fit, but n_neighbors = 1, n_samples_fit = 0, n_samples = 0"),
+    ((X, 7), {"include_self": True}, ValueError,
+     "Expected n_neighbors <= n_samples_fit, but n_neighbors = 7, n_samples_fit = 6, n_samples = 6"),
+    ((X[:3], 6), {"query": X[:2]}, ValueError,
+     "Expected n_neighbors <= n_samples_fit, but n_neighbors = 6, n_samples_fit = 3, n_samples = 2"),
+    ((X, 3), {"ptr": torch.tensor([0, 0, 4, 6])}, ValueError,
+     "Expected n_neighbors < n_samples_fit, but n_neighbors = 3, n_samples_fit = 2, n_samples = 2 in segment 2"),
+    ((X, 1), {"query": [0]}, TypeError, "query must be a Tensor, got list"),
+    ((X, 1), {"query": X[:, :1]}, ValueError, "query must have the columns of x, 2, got shape (6, 1)"),
+    ((X, 1), {"query": X.double()}, TypeError, "query must have the dtype of x, torch.float32, got torch.float64"),
+    ((X, 1), {"query": X.to("meta")}, ValueError, "query must be on the device of x, cpu, got meta"),
+    ((X, 1), {"query": X, "include_self": True}, ValueError,
+     "include_self is for x against itself: rows of query are never excluded"),
+    ((X, 1), {"include_self": 1}, TypeError, "include_self must be a bool, got int"),
+    ((X, 1), {"ptr": [0, 6]}, TypeError, "ptr must be a Tensor or None, got list"),
+    ((X, 1), {"ptr": torch.tensor([0, 6]).int()}, TypeError, "ptr must be int64, got torch.int32"),
+    ((X, 1), {"ptr": torch.tensor([[0, 6]])}, ValueError,
+     "ptr must hold the segments' ends, 0 first, got shape (1, 2)"),
+    ((X, 1), {"ptr": torch.tensor([0, 6], device="meta")}, ValueError, "ptr must be on the device of x, cpu, got meta"),
+    ((X, 1), {"ptr": torch.tensor([0, 4, 2, 6])}, ValueError,
+     "ptr must rise from 0 to the rows of x, 6, without falling, got [0, 4, 2, 6]"),
+    ((X, 1), {"ptr": torch.tensor([0, 5])}, ValueError,
+     "ptr must rise from 0 to the rows of x, 6, without falling, got [0, 5]"),
+    ((X, 1), {"ptr": torch.arange(1, 13)}, ValueError,
+     "ptr must rise from 0 to the rows of x, 6, without falling, got [1, 2, 3, 4, ..., 11, 12]"),
+    ((X, 1), {"ptr": torch.tensor([0, 6]), "query": X}, ValueError,
+     "ptr needs query_ptr, which splits the rows of query the same way"),
+    ((X, 1), {"query_ptr": torch.tensor([0, 6])}, ValueError, "query_ptr splits the rows of query: it needs query"),
+    ((X, 1), {"query": X, "query_ptr": torch.tensor([0, 6])}, ValueError,
+     "query_ptr needs ptr, which splits the rows of x the same way"),
+    ((X, 1), {"query": X, "ptr": torch.tensor([0, 6]), "query_ptr": torch.tensor([0, 3, 6])}, ValueError,
+     "query_ptr must have the shape of ptr, (2,), got (3,)"),
+    ((X, 1), {"query": X, "ptr": torch.tensor([0, 6]), "query_ptr": torch.tensor([0, 3])}, ValueError,
+     "query_ptr must rise from 0 to the rows of query, 6, without falling, got [0, 3]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("functions", [ik, ik.reference], ids=["ours", "reference"])
+@pytest.mark.parametrize("args, options, exception, message", CASES, ids=[case[3][:60] for case in CASES])
+def test_message(args, options, exception, message, functions):
+    with pytest.raises(exception) as raised:
+        functions.knn(*args, **options)
+    assert type(raised.value) is exception
+    assert str(raised.value) == message
