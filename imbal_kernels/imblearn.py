@@ -174,28 +174,30 @@ class _Sampler(BaseOverSampler):
 
 
 class SMOTE(_Sampler, theirs.SMOTE):
-    __doc__ = theirs.SMOTE.__doc__
+    """`imblearn.over_sampling.SMOTE`, arguments and attributes included, over our exact search."""
 
 
 class BorderlineSMOTE(_Sampler, theirs.BorderlineSMOTE):
-    __doc__ = theirs.BorderlineSMOTE.__doc__
+    """`imblearn.over_sampling.BorderlineSMOTE`, arguments and attributes included, over our exact search."""
 
 
 class SVMSMOTE(_Sampler, theirs.SVMSMOTE):
-    __doc__ = theirs.SVMSMOTE.__doc__
+    """`imblearn.over_sampling.SVMSMOTE`, arguments and attributes included, over our exact search."""
 
 
 class KMeansSMOTE(_Sampler, theirs.KMeansSMOTE):
-    __doc__ = theirs.KMeansSMOTE.__doc__
+    """`imblearn.over_sampling.KMeansSMOTE`, arguments and attributes included, over our exact search."""
 
 
 class ADASYN(_Sampler, theirs.ADASYN):
-    __doc__ = theirs.ADASYN.__doc__
+    """`imblearn.over_sampling.ADASYN`, arguments and attributes included, over our exact search."""
+
     _kept = ("float64",)  # it takes differences itself, not through _generate_samples
 
 
 class SMOTENC(_Sampler, theirs.SMOTENC):
-    __doc__ = theirs.SMOTENC.__doc__
+    """`imblearn.over_sampling.SMOTENC`, arguments and attributes included, over our exact search."""
+
     _search = _Encoded
 
 
