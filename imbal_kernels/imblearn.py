@@ -174,29 +174,29 @@ class _Sampler(BaseOverSampler):
 
 
 class SMOTE(_Sampler, theirs.SMOTE):
-    """`imblearn.over_sampling.SMOTE`, arguments and attributes included, over our exact search."""
+    """imbalanced-learn's `SMOTE` on the exact search, with its arguments and attributes."""
 
 
 class BorderlineSMOTE(_Sampler, theirs.BorderlineSMOTE):
-    """`imblearn.over_sampling.BorderlineSMOTE`, arguments and attributes included, over our exact search."""
+    """imbalanced-learn's `BorderlineSMOTE` on the exact search, with its arguments and attributes."""
 
 
 class SVMSMOTE(_Sampler, theirs.SVMSMOTE):
-    """`imblearn.over_sampling.SVMSMOTE`, arguments and attributes included, over our exact search."""
+    """imbalanced-learn's `SVMSMOTE` on the exact search, with its arguments and attributes."""
 
 
 class KMeansSMOTE(_Sampler, theirs.KMeansSMOTE):
-    """`imblearn.over_sampling.KMeansSMOTE`, arguments and attributes included, over our exact search."""
+    """imbalanced-learn's `KMeansSMOTE` on the exact search, with its arguments and attributes."""
 
 
 class ADASYN(_Sampler, theirs.ADASYN):
-    """`imblearn.over_sampling.ADASYN`, arguments and attributes included, over our exact search."""
+    """imbalanced-learn's `ADASYN` on the exact search, with its arguments and attributes."""
 
     _kept = ("float64",)  # it takes differences itself, not through _generate_samples
 
 
 class SMOTENC(_Sampler, theirs.SMOTENC):
-    """`imblearn.over_sampling.SMOTENC`, arguments and attributes included, over our exact search."""
+    """imbalanced-learn's `SMOTENC` on the exact search, with its arguments and attributes."""
 
     _search = _Encoded
 
@@ -226,10 +226,10 @@ def _narrow(samples: NDArray, dtype: np.dtype) -> NDArray:
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = samples.astype(dtype, copy=False)
     if dtype.kind == "f":
-        fits = np.isfinite(narrow).all()
+        fits = not bool(np.isinf(narrow).any())  # NaN is a category of SMOTENC
     else:
         limits = np.iinfo(dtype)
-        fits = (samples > float(limits.min) - 1).all() and (samples < float(limits.max) + 1).all()
+        fits = bool(((samples > float(limits.min) - 1) & (samples < float(limits.max) + 1)).all())
     if not fits:
         raise ValueError(f"X has synthetic samples beyond the range of its dtype {dtype}; pass a wider one.")
     return narrow
