@@ -159,8 +159,8 @@ def test_in_place_of_scikit_learns(table):
         SMOTE(k_neighbors=NearestNeighbors(n_neighbors=6), random_state=0),
         LogisticRegression(),
     )
-    model.set_params(smote__k_neighbors__n_neighbors=4)
-    assert clone(model).get_params()["smote__k_neighbors__n_neighbors"] == 4
+    model.set_params(smote__k_neighbors__n_neighbors=2)
+    assert clone(model).get_params()["smote__k_neighbors__n_neighbors"] == 2
     cleaned = EditedNearestNeighbours(n_neighbors=neighbors.NearestNeighbors(n_neighbors=4)).fit_resample(X, y)
     np.testing.assert_array_equal(model[:-2].steps[0][1].fit_resample(X, y)[0], cleaned[0])
     assert model.fit(X, y).named_steps["smote"].nn_k_.n_samples_fit_ < len(X)
