@@ -10,9 +10,7 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -85,17 +83,19 @@ constexpr int64_t kChunkBytes = 16 << 20;  // candidates packed for them; the ex
 // Rows that meet in one task: a multiple of every instruction set's panel that L2 holds twice.
 constexpr int64_t kBlockRows = 480;
 
+// Memory from PyTorch, so that its profiler sees it.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t n) : data_((T*)std::aligned_alloc(64, (n * sizeof(T) + 64) / 64 * 64), &std::free) {
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-  T& operator[](int64_t i) const { return data_.get()[i]; }
+  Buffer(const Tensor& like, int64_t n)
+      : tensor_(torch::stable::new_empty(like, {n * (int64_t)sizeof(T)}, ScalarType::Byte)),
+        data_((T*)tensor_.mutable_data_ptr()) {}
+  T* get() const { return data_; }
+  T& operator[](int64_t i) const { return data_[i]; }
 
  private:
-  std::unique_ptr<T[], decltype(&std::free)> data_;
+  Tensor tensor_;
+  T* data_;
 };
 
 int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -147,7 +147,8 @@ void with_type(const Points& p, F f) {
 class Search {
  public:
   Search(const Tensor& x, const Tensor& query, int64_t k, bool exclude_self, Tensor& indices, Tensor& distances)
-      : x_{x.const_data_ptr(), type_of(x), x.size(1)},
+      : like_(x),
+        x_{x.const_data_ptr(), type_of(x), x.size(1)},
         query_{query.const_data_ptr(), type_of(query), x.size(1)},
         d_(x.size(1)),
         k_(k),
@@ -197,7 +198,9 @@ class Search {
  private:
   int64_t room() const { return keep_ + std::max<int64_t>(keep_, 16); }
   int64_t list_bytes() const { return room() * 12; }
-  bool itself(const Segment& s) const { return x_.data == query_.data && s.begin == s.first_query && s.count == s.queries; }
+  bool itself(const Segment& s) const {
+    return x_.data == query_.data && s.begin == s.first_query && s.count == s.queries;
+  }
   int64_t own(const Segment& s, int64_t query) const { return exclude_self_ ? s.first_query + query - s.begin : -1; }
 
   // The middle of a sample, and a power of two that brings every coordinate below 1: any frame gives the same
@@ -247,9 +250,10 @@ class Search {
   // Queries [first, first + count) of a segment from pack to output.
   void run_part(const Segment& s, const Frame& frame, int64_t first, int64_t count) {
     const int64_t filled = up(count, kernels_.panel);
-    const Buffer<float> values(filled * d_), halves(filled), threshold(filled), list_halves(count * room());
-    const Buffer<int32_t> counts(filled);
-    const Buffer<uint64_t> keys(count * room());
+    const Buffer<float> values(like_, filled * d_), halves(like_, filled), threshold(like_, filled);
+    const Buffer<int32_t> counts(like_, filled);
+    const Buffer<uint64_t> keys(like_, count * room());
+    const Buffer<float> list_halves(like_, count * room());
     std::fill_n(threshold.get(), filled, -FLT_MAX);
     std::fill_n(counts.get(), filled, 0);
     const Packed queries{values.get(), halves.get(), first, count};
@@ -288,7 +292,7 @@ class Search {
     if (begin >= end) return;
     const int64_t panel = kernels_.panel;
     const int64_t size = std::min(up(end - begin, panel), std::max(panel, kChunkBytes / (4 * d_) / panel * panel));
-    const Buffer<float> values(size * d_), halves(size);
+    const Buffer<float> values(like_, size * d_), halves(like_, size);
     const int64_t rows = std::min(kBlockRows, up((queries.count + 7) / 8, kBlockRows / 10));
     for (int64_t at = begin; at < end; at += size) {
       const Packed candidates{values.get(), halves.get(), at, std::min(size, end - at)};
@@ -347,10 +351,10 @@ class Search {
     const int64_t batch = std::min(up(n, group), std::max(group, kChunkBytes / (16 * room + 8 * d_) / group * group));
     const int64_t panel = kernels_.exact_panel;
     const int64_t chunk = std::min(up(s.count, panel), std::max(panel, kChunkBytes / (8 * d_) / panel * panel));
-    const Buffer<double> rows(batch * d_), candidates(chunk * d_), threshold(batch);
-    const Buffer<int32_t> counts(batch);
-    const Buffer<Exact> found(batch * room);
-    const Buffer<int64_t> own_index(batch);
+    const Buffer<double> rows(like_, batch * d_), candidates(like_, chunk * d_), threshold(like_, batch);
+    const Buffer<int32_t> counts(like_, batch);
+    const Buffer<Exact> found(like_, batch * room);
+    const Buffer<int64_t> own_index(like_, batch);
     const ExactLists lists{k_, room, threshold.get(), counts.get(), found.get(), own_index.get()};
     for (int64_t first = 0; first < n; first += batch) {
       const int64_t here = std::min(batch, n - first);
@@ -378,6 +382,7 @@ class Search {
     }
   }
 
+  const Tensor like_;
   const Points x_, query_;
   const int64_t d_, k_, keep_;
   const bool exclude_self_;
