@@ -76,7 +76,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The tile budget: what a search holds beyond its outputs, and 20 bytes for each query in flight.
+// The tile budget: what a search holds beyond its outputs, and 24 bytes for each query.
 constexpr int64_t kListBytes = 96 << 20;   // shortlists of the queries in flight
 constexpr int64_t kQueryBytes = 64 << 20;  // those queries, packed
 constexpr int64_t kChunkBytes = 16 << 20;  // candidates packed for them; the exact pass has twice this
