@@ -11,7 +11,6 @@ from .scenes import NUM_CLASSES, SIZE, Scenes
 
 STRIDES = (4, 8, 16)
 LEVEL_SIZES = (16.0, 30.0)  # sqrt(area) below which a box goes to level 0, to level 1
-CENTER_RADIUS = 0.75  # positives lie this many strides around the centre of their box
 BACKGROUND = -1
 
 
@@ -31,8 +30,8 @@ def assign(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Class ids (A,), BACKGROUND where there is none, and distances (A, 4) to the four sides.
 
     A box (of the K in `boxes`, (K, 4)) goes to the one level that suits its size, and there to the
-    locations near its centre, at least the nearest. Distances are left, top, right, bottom in
-    strides; they mean something at positives only.
+    location nearest to its centre (to each where several are as near). Distances are left, top,
+    right, bottom in strides; they mean something at positives only.
     """
     centers, strides = grid()
     side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
@@ -41,9 +40,7 @@ def assign(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     offset = (centers[:, None] - middle).abs().amax(-1) / strides[:, None]
     offset = offset.masked_fill(~on_level, torch.inf)
-    inside = ((centers[:, None] > boxes[:, :2]) & (centers[:, None] < boxes[:, 2:])).all(-1)
-    near = (offset <= CENTER_RADIUS) & inside | (offset == offset.amin(0))
-    offset = offset.masked_fill(~near, torch.inf)
+    offset = offset.masked_fill(offset > offset.amin(0), torch.inf)
     nearest, owner = offset.min(1)
     ids = torch.where(nearest.isfinite(), labels[owner], BACKGROUND)
     own = boxes[owner]

@@ -14,9 +14,11 @@ from matplotlib.patches import Rectangle
 from .evaluate import Curve, Detections
 from .remedies import Remedy
 from .scenes import Scenes
+from .tables import METHODS, METRICS, MODELS, TableResult
 from .train import History
 
 TRUTH_COLOR = "#18a558"
+MODEL_COLORS = ("#2a6fb0", "#c0392b")
 
 
 def encode(figure: Figure, dpi: int = 110) -> str:
@@ -110,3 +112,22 @@ def _draw(axes: Axes, box: Sequence[float], text: str, color: str) -> None:
         bbox=label,
         clip_on=True,
     )
+
+
+def table_scores(results: Sequence[TableResult]) -> str:
+    """A row a table, a column a metric: mean and deviation over folds by method, a colour a model."""
+    drawn = Figure(figsize=(11, 3.3 * len(results)), layout="constrained")
+    grid = drawn.subplots(len(results), len(METRICS), squeeze=False, sharey=True)
+    height = np.arange(len(METHODS))[::-1]
+    for axes_row, result in zip(grid, results, strict=True):
+        for i, axes in enumerate(axes_row):
+            for model, shift, color in zip(MODELS, (0.13, -0.13), MODEL_COLORS, strict=True):
+                tried = [m for m in METHODS if (model, m) in result.scores]
+                scores = [result.scores[model, m][:, i] for m in tried]
+                rows = [height[METHODS.index(m)] + shift for m in tried]
+                means, spreads = [s.mean() for s in scores], [s.std(ddof=1) for s in scores]
+                axes.errorbar(means, rows, xerr=spreads, fmt="o", ms=4, color=color, label=model)
+            _axes(axes, f"{result.table.name}: {METRICS[i]}", "", "")
+            axes.set_yticks(height, METHODS)
+    grid[0, 0].legend(frameon=False, fontsize=8)
+    return encode(drawn)

@@ -12,17 +12,17 @@ from torch import Tensor
 import imbal_kernels as ik
 
 from .boxes import BACKGROUND
+from .choice import best_rate
 from .scenes import NUM_CLASSES
 
 ALPHA, GAMMA = 0.25, 2.0
-RATE = 4e-3  # of all losses; plain BCE is run a second time at the higher rate that suits it
 
 
 @dataclass(frozen=True)
 class Remedy:
     """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,).
 
-    `lr` is the peak learning rate.
+    `lr` is the peak learning rate, the best of a grid on validation scenes: see choice.py.
     """
 
     name: str
@@ -39,7 +39,7 @@ def output_counts(ids: Tensor) -> Tensor:
 
 
 def make_remedies(counts: Tensor) -> list[Remedy]:
-    """Plain BCE at two rates, weighted and focal loss, for `counts` (2,) of output_counts."""
+    """Plain BCE, weighted BCE and focal loss, for `counts` (2,) of output_counts."""
     pos_weight = ik.binary_pos_weight(counts)
     negative_weight = ik.class_weights(counts)[0]
 
@@ -61,10 +61,9 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     weights = ik.class_weights(counts).tolist()
     recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
     return [
-        Remedy("plain BCE", "sum / positives", RATE, "#8a6d3b", plain),
-        Remedy("plain BCE, 8 × rate", "sum / positives", 8 * RATE, "#e0a030", plain),
-        Remedy("class-weighted BCE", recipe, RATE, "#2a6fb0", weighted),
-        Remedy("focal loss", "α 0.25, γ 2, sum / positives", RATE, "#c0392b", focal),
+        Remedy("plain BCE", "sum / positives", best_rate("plain BCE"), "#d99a1c", plain),
+        Remedy("class-weighted BCE", recipe, best_rate("class-weighted BCE"), "#2a6fb0", weighted),
+        Remedy("focal loss", "α 0.25, γ 2, sum / positives", best_rate("focal loss"), "#c0392b", focal),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Scenes for the demo: scikit-learn's handwritten digits pasted on its two sample photographs."""
+"""Scenes for the demo: scikit-learn's handwritten digits, one a scene, on its two sample photographs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sklearn.model_selection import train_test_split
 SIZE = 128
 NUM_CLASSES = 10
 MIN_DIGIT, MAX_DIGIT = 16, 48
-MAX_DIGITS = 7
 BRIGHTNESS = 0.6  # of the photographs, so that the ink stands out wherever it falls
 INK = 215  # darkest level of a colour channel of the ink
 SPLITS = ("train", "val", "test")
@@ -74,44 +73,27 @@ def _background(split: str, rng: np.random.Generator) -> np.ndarray:
     return _resize(crop, SIZE, SIZE) * BRIGHTNESS
 
 
-def _paste(
-    image: np.ndarray, digit: np.ndarray, taken: list[np.ndarray], rng: np.random.Generator
-) -> np.ndarray | None:
-    """Blend a digit into `image` in place, clear of the `taken` boxes; its tight box, or None."""
+def _paste(image: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blend a digit (8, 8) into `image` in place, somewhere in some size; its tight box (4,)."""
     side = int(round(np.exp(rng.uniform(np.log(MIN_DIGIT), np.log(MAX_DIGIT)))))
     ink = _resize(digit, side, side)
     rows, cols = np.nonzero((ink > 0.25).any(1))[0], np.nonzero((ink > 0.25).any(0))[0]
     ink = ink[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
     height, width = ink.shape
-    for _ in range(20):
-        x, y = rng.integers(SIZE - width + 1), rng.integers(SIZE - height + 1)
-        box = np.array([x, y, x + width, y + height], dtype=np.float32)
-        if all(_apart(box, other) for other in taken):
-            patch = image[y : y + height, x : x + width]
-            opacity = rng.uniform(0.75, 1.0) * ink[..., None]
-            patch += opacity * (rng.uniform(INK, 255, 3) - patch)
-            return box
-    return None
-
-
-def _apart(a: np.ndarray, b: np.ndarray, gap: float = 2.0) -> bool:
-    """Whether two boxes leave `gap` pixels between them."""
-    return bool((a[:2] >= b[2:] + gap).any() or (b[:2] >= a[2:] + gap).any())
+    x, y = rng.integers(SIZE - width + 1), rng.integers(SIZE - height + 1)
+    patch = image[y : y + height, x : x + width]
+    opacity = rng.uniform(0.75, 1.0) * ink[..., None]
+    patch += opacity * (rng.uniform(INK, 255, 3) - patch)
+    return np.array([x, y, x + width, y + height], dtype=np.float32)
 
 
 def _scene(split: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One image (SIZE, SIZE, 3) uint8 with its boxes (K, 4) and labels (K,); K >= 1."""
+    """One image (SIZE, SIZE, 3) uint8 with its box (1, 4) and label (1,)."""
     image = _background(split, rng)
     pictures, digits = _digits(split)
-    boxes: list[np.ndarray] = []
-    labels: list[int] = []
-    for _ in range(rng.integers(1, MAX_DIGITS + 1)):
-        chosen = rng.integers(len(digits))
-        box = _paste(image, pictures[chosen], boxes, rng)
-        if box is not None:
-            boxes.append(box)
-            labels.append(int(digits[chosen]))
-    return image.clip(0, 255).astype(np.uint8), np.stack(boxes), np.array(labels)
+    chosen = rng.integers(len(digits))
+    box = _paste(image, pictures[chosen], rng)
+    return image.clip(0, 255).astype(np.uint8), box[None], digits[chosen : chosen + 1]
 
 
 def make_scenes(split: str, count: int, seed: int = 0) -> Scenes:

@@ -25,15 +25,15 @@ from .scenes import Scenes
 class Settings:
     """The budget, shared by all runs."""
 
-    steps: int = 400
+    steps: int = 1200
     batch: int = 8
     train_scenes: int = 3200
-    val_scenes: int = 64
-    test_scenes: int = 200
+    val_scenes: int = 256
+    test_scenes: int = 400
     checks: int = 10
 
 
-QUICK = Settings(steps=120, train_scenes=960, val_scenes=24, test_scenes=48, checks=4)
+QUICK = Settings(steps=300, train_scenes=1600, val_scenes=64, test_scenes=200, checks=5)
 
 
 @dataclass(frozen=True)
