@@ -1,4 +1,4 @@
-"""The searches' workloads: exact neighbours of a set against itself, and whoever else finds them.
+"""The search's workloads: exact neighbours of a set against itself, and whoever else finds them.
 
 Each is asked for K neighbours of every point besides itself.
 """
@@ -7,7 +7,6 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,22 +128,21 @@ _PEERS: dict[str, tuple[Callable[[Tensor], Callable[[], Tensor]], str, bool]] = 
 }
 
 
+def matmul(device: torch.device) -> Contestant:
+    """The roof: the most products that the machine's BLAS makes."""
+    square = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0)).to(device)
+    return Contestant(lambda: square @ square, 2 * 2048**3)
+
+
 def contestants(problem: Problem, chosen: Sequence[str] = PEERS) -> tuple[dict[str, Contestant], dict[str, str]]:
     """Everyone by name, and the peers that are missing with the reason."""
     x, flops = problem.x, problem.flops
-    square = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0)).to(x.device)
-    entries = {ROOF: Contestant(lambda: square @ square, 2 * 2048**3)}
-    missing = {}
-
-    def enter_ours(name: str, **options: Any) -> None:
-        entries[name] = Contestant(
-            lambda: ik.knn(x, K, **options), flops, lambda: problem.check_exact(name, ik.knn(x, K, **options))
-        )
+    entries, missing = {ROOF: matmul(x.device)}, {}
 
     def enter(name: str, run: Callable[[], Tensor]) -> None:
         entries[name] = Contestant(run, flops, lambda: problem.check(name, run()))
 
-    enter_ours(OURS)
+    entries[OURS] = Contestant(lambda: ik.knn(x, K), flops, lambda: problem.check_exact(OURS, ik.knn(x, K)))
     # The same work without the symmetry: what other queries than x cost.
     apart = x.clone()
     enter("ours, x as query", lambda: ik.knn(x, K + 1, query=apart)[0])

@@ -19,58 +19,9 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "knn.h"
+#include "tasks.h"
 
 namespace imbal {
-
-void Shortlists::prune(int64_t row) const {
-  uint64_t* key = keys + row * room;
-  float* half = halves + row * room;
-  static thread_local std::vector<double> sure;
-  static thread_local std::vector<uint64_t> best;
-  int64_t n = count[row];
-  auto keep_if = [&](auto wanted) {
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n; ++i) {  // no branch: there would be no foretelling it
-      const bool keeps = wanted(key[i]);
-      key[kept] = key[i];
-      half[kept] = half[i];
-      kept += keeps;
-    }
-    n = kept;
-  };
-  if (n >= k) {
-    sure.resize(n);
-    for (int64_t i = 0; i < n; ++i) sure[i] = accuracy.pessimistic(-key_distance(key[i]), own[row], half[i]);
-    std::nth_element(sure.begin(), sure.begin() + (k - 1), sure.end(), std::greater<>());
-    float limit = (float)sure[k - 1];
-    if (limit > sure[k - 1]) limit = std::nextafter(limit, -FLT_MAX);
-    threshold[row] = std::max(threshold[row], limit);
-    keep_if([&](uint64_t candidate) { return -key_distance(candidate) >= limit; });
-  }
-  if (n > keep) {  // too many are too close to call: the list stays full unless better ones make them superfluous
-    best.assign(key, key + n);
-    std::nth_element(best.begin(), best.begin() + (keep - 1), best.end());
-    const uint64_t last = best[keep - 1];
-    keep_if([&](uint64_t candidate) { return candidate <= last; });
-    threshold[row] = std::max(threshold[row], std::nextafter(-key_distance(last), FLT_MAX));
-  }
-  count[row] = (int32_t)n;
-}
-
-namespace {
-
-bool in_order(const Exact& a, const Exact& b) { return before(a.distance, a.index, b.distance, b.index); }
-
-}  // namespace
-
-void ExactLists::prune(int64_t row) const {
-  Exact* list = found + row * room;
-  if (count[row] < k) return;
-  std::nth_element(list, list + (k - 1), list + count[row], in_order);
-  threshold[row] = list[k - 1].distance;  // those to come have higher indices
-  count[row] = (int32_t)k;
-}
-
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -83,38 +34,7 @@ constexpr int64_t kChunkBytes = 16 << 20;  // candidates packed for them; the ex
 // Rows that meet in one task: a multiple of every instruction set's panel that L2 holds twice.
 constexpr int64_t kBlockRows = 480;
 
-// Memory from PyTorch, so that its profiler sees it.
-template <class T>
-class Buffer {
- public:
-  Buffer(const Tensor& like, int64_t n)
-      : tensor_(torch::stable::new_empty(like, {n * (int64_t)sizeof(T)}, ScalarType::Byte)),
-        data_((T*)tensor_.mutable_data_ptr()) {}
-  T* get() const { return data_; }
-  T& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  Tensor tensor_;
-  T* data_;
-};
-
 int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-// Tasks 0 to n, handed to whichever thread is free; inside another task, all to the one that asks.
-template <class F>
-void for_each_task(int64_t n, F f) {
-  if (n == 1) return f(0);
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < n; i = next++) f(i);
-  });
-}
-
-// Parts [begin, end) of 0 to n, `size` each.
-template <class F>
-void for_each_part(int64_t n, int64_t size, F f) {
-  for_each_task((n + size - 1) / size, [&](int64_t i) { f(i * size, std::min(n, (i + 1) * size)); });
-}
 
 // A segment's candidates and queries as rows of the whole arrays.
 struct Segment {
