@@ -161,7 +161,7 @@ def test_polars_is_refused_by_name(dense, pair):
     """imbalanced-learn fails inside NumPy and names nothing; what the message says to pass works."""
     frame, labels = pl.DataFrame(X, schema=["a", "b", "c"]), pl.Series("amount", Y)
     theirs, ours = pair(dense, random_state=0)
-    with pytest.raises(TypeError, match=r"^X must be .* got polars.DataFrame, .* pass X.to_pandas\(\) or X.to_numpy\(\)$"):
+    with pytest.raises(TypeError, match=r"^X must be .* got polars.DataFrame, .* pass X.to_pandas\(\) or"):
         ours.fit_resample(frame, Y)
     with pytest.raises(TypeError, match="Field elements"):  # once it takes them, so shall we
         theirs.fit_resample(frame, Y)
