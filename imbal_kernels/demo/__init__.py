@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from .remedies import Remedy, make_remedies, output_counts
 from .report import COLUMNS, Run, Setup, table_rows, verdict, write_report
 from .scenes import NUM_CLASSES, make_scenes
 from .tables import BUDGET, QUICK_BUDGET, TableResult, TableSettings, evaluate, load, missing_package
-from .tables_report import overall, section
+from .tables_report import SUMMARY_COLUMNS, section, summary_rows, tables_verdict
 from .train import QUICK, Data, Settings, time_losses, train
 
 __all__ = ["Run", "Settings", "add_arguments", "main", "run"]
@@ -79,13 +79,15 @@ def run(
         data["train"].ids.shape[1] * NUM_CLASSES,
         float(outputs.sum() / outputs[1]),
     )
-    print(_plain_table(table_rows(runs, background)))
+    print(_plain_table(table_rows(runs, background), COLUMNS))
     print(verdict(runs))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
     missing = _missing_tables()
     results = [] if missing else _tables(budget, seed)
-    print(overall(results) if results else missing)
+    if results:
+        print(_plain_table(summary_rows(results), SUMMARY_COLUMNS))
+    print(tables_verdict(results) if results else missing)
     tables = section(results, missing)
     write_report(path, runs, background, data["test"].scenes, timing, setup, tables)
     return path
@@ -129,9 +131,9 @@ def _one_run(
     return Run(remedy, history, threshold, scores, detections)
 
 
-def _plain_table(rows: list[list[str]]) -> str:
-    lines = [list(COLUMNS), *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+def _plain_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    lines = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
     )

@@ -12,11 +12,10 @@ from torch import Tensor
 import imbal_kernels as ik
 
 from .boxes import BACKGROUND
+from .choice import BEST
 from .scenes import NUM_CLASSES
 
 ALPHA, GAMMA = 0.25, 2.0
-# Peak learning rates: each the best of one grid on validation scenes, see choice.py.
-PLAIN_RATE, WEIGHTED_RATE, FOCAL_RATE = 0.016, 0.004, 0.002
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     weights = ik.class_weights(counts).tolist()
     recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
     return [
-        Remedy("plain BCE", "sum / positives", PLAIN_RATE, "#d99a1c", plain),
-        Remedy("class-weighted BCE", recipe, WEIGHTED_RATE, "#2a6fb0", weighted),
-        Remedy("focal loss", "α 0.25, γ 2, sum / positives", FOCAL_RATE, "#c0392b", focal),
+        Remedy("plain BCE", "sum / positives", BEST["plain BCE"], "#d99a1c", plain),
+        Remedy("class-weighted BCE", recipe, BEST["class-weighted BCE"], "#2a6fb0", weighted),
+        Remedy("focal loss", "α 0.25, γ 2, sum / positives", BEST["focal loss"], "#c0392b", focal),
     ]
 
 

@@ -78,8 +78,8 @@ def _introduction(setup: Setup) -> str:
         f"<p>A small detector looks for one handwritten digit on a photograph. Each scene has "
         f"{setup.outputs_per_scene:,} outputs (a location of the pyramid times a class), and only "
         f"one in {setup.negatives_per_positive:,.0f} is positive. The runs differ in the loss of "
-        f"the class outputs, and each has the learning rate that suits that loss best, of one grid "
-        f"for all. The rest is shared: the start (prior bias, π = 0.01), {s.steps:,} steps of "
+        f"the class outputs, and each has the learning rate that suited that loss best in "
+        f"development, of one grid for all. The rest is shared: the start (prior bias, π = 0.01), {s.steps:,} steps of "
         f"{s.batch} scenes in the same order, the optimiser (AdamW, one cycle). Seed {setup.seed}, "
         f"{escape(setup.device)}, {setup.threads} threads.</p>"
     )
