@@ -39,6 +39,6 @@ clean:
 $(READY): constraints.txt pyproject.toml setup.py $(wildcard csrc/*/*)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt torch numpy setuptools ninja
-	$(RUN) -m pip install -q -c constraints.txt --no-build-isolation -e ".[triton,demo,test]"
+	$(RUN) -m pip install -q -c constraints.txt --no-build-isolation -e ".[triton,sklearn,demo,test]"
 	$(RUN) -m pip install -q -c constraints.txt --no-deps torchvision
 	touch $@

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -24,7 +25,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from imbal_kernels.kernels import count, rescale, sigmoid
+from imbal_kernels.kernels import count, rescale, sigmoid, softmax
 from imbal_kernels.kernels.launch import Launch
 
 TYPES = {
@@ -82,6 +83,19 @@ def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int6
     return launches[index]
 
 
+def softmax_launch(shape=(ROWS, 80), dtype=torch.float32, gamma=0.0, probabilities=False, smoothing=0.0, weight=False):
+    """The launch that the wrapper would make for int64 class ids or probabilities, on tensors without data."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    logits = torch.empty(shape, dtype=dtype, device="meta")
+    ids = torch.empty((shape[0], *shape[2:]), dtype=torch.int64, device="meta")
+    weights = torch.empty(shape[1], dtype=compute, device="meta") if weight else None
+    _, _, launches = softmax.plan(
+        logits, logits if probabilities else ids, weights, None, None, None, gamma, smoothing, 1.0, -100,
+        softmax.SUM, True, False,
+    )  # fmt: skip
+    return launches[0]
+
+
 def _count_launch(dense):
     shape, dtype = ((ROWS, 80), torch.float32) if dense else (ROWS, torch.int64)
     return count.plan(torch.empty(shape, dtype=dtype, device="meta"), 80, -100, dense, True)[1][0]
@@ -93,6 +107,10 @@ def _rescale_launch(dtype):
 
 def _case(taken=(), **options):
     return Case(lambda: sigmoid_launch(**options), taken)
+
+
+def _softmax(classes, taken=(), positions=(), **options):
+    return Case(lambda: softmax_launch((16 if positions else ROWS, classes, *positions), **options), taken)
 
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -117,6 +135,27 @@ CASES = {
     "focal fp32 dense float": _case(target=FP32, dense=True),
     "focal fp32 smoothing, general gamma": _case(gamma=2.7, smoothing=0.1),
     "focal fp64": _case(None, dtype=FP64),
+    "softmax fp32 C=10": _softmax(10),
+    "softmax fp32 C=64": _softmax(64),
+    "softmax fp32 C=80": _softmax(80),
+    "softmax bf16 C=80": _softmax(80, dtype=BF16),
+    "softmax fp32 C=81": _softmax(81),
+    "softmax bf16 C=91": _softmax(91, dtype=BF16),
+    "softmax fp32 C=512": _softmax(512),
+    "softmax fp32 C=1000": _softmax(1000),
+    "softmax bf16 C=1000": _softmax(1000, dtype=BF16),
+    "softmax fp32 C=1203": _softmax(1203),
+    "softmax bf16 C=4096": _softmax(4096, dtype=BF16),
+    "softmax fp32 C=16384": _softmax(16384),
+    "softmax focal fp32 C=80": _softmax(80, gamma=2.0),
+    "softmax focal fp32 C=1000 general gamma, weight": _softmax(1000, gamma=2.7, weight=True),
+    "softmax focal fp32 C=80 smoothing, weight": _softmax(80, gamma=2.0, smoothing=0.1, weight=True),
+    "softmax focal fp32 C=80 probabilities": _softmax(80, gamma=2.0, probabilities=True),
+    "softmax fp64 C=1000": _softmax(1000, None, dtype=FP64),
+    "softmax fp32 C=131072": _softmax(131072, None),
+    "softmax bf16 C=131072": _softmax(131072, None, dtype=BF16),
+    "softmax fp32 19 classes inside": _softmax(19, None, (512 * 512,)),
+    "softmax focal bf16 19 classes inside": _softmax(19, None, (512 * 512,), dtype=BF16, gamma=2.0),
     "sum": Case(lambda: sigmoid_launch(index=1), None),
     "count ids": Case(lambda: _count_launch(False), None),
     "count dense": Case(lambda: _count_launch(True), None),
@@ -195,14 +234,22 @@ def _widths(path: Sequence[str], op: str) -> dict[str, int]:
     return {width: widths.count(width) for width in sorted(set(widths))}
 
 
+def _elements(args: dict[str, Any]) -> int:
+    """What a program works on: true logits of whole rows, what its tiles hold, or what one step of a loop does."""
+    if "ROWS" in args:
+        return args["ROWS"] * args["groups"] * args["VECTOR"]
+    if "STEP" in args:
+        return args["STEP"] * args["LANES"]
+    return args.get("TILES", 1) * args.get("VECTORS", 1) * 16
+
+
 def _compile(case: Case, arch: int) -> Report:
     launch = case.launch()
     compiled = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options)
     sass, registers, spills = _disassemble(compiled.asm["cubin"])
     path = re.findall(r"/\*[0-9a-f]{4,}\*/\s+([^;/]+);", sass) if case.taken is None else executed(sass, case.taken)
     grad = launch.args.get("grad_ptr")
-    tile = launch.args.get("TILES", 1) * launch.args.get("VECTORS", 1) * 16
-    per_thread = tile / (32 * launch.num_warps)
+    per_thread = _elements(launch.args) / (32 * launch.num_warps)
     return Report(
         instructions=None if case.taken is None else len(path) / per_thread,
         mufu=sum("MUFU" in text for text in path) / per_thread,
@@ -253,7 +300,7 @@ def _row(name: str, arch: int, r: Report) -> str:
     instructions = "-" if r.instructions is None else f"{r.instructions:.2f}"
     bounds = {machine: r.issue_bound(slots) for machine, slots in SLOTS_PER_BYTE[arch].items()}
     bound = ", ".join(f"{machine} {value:.0%}" for machine, value in bounds.items() if value)
-    row = f"{name:38}{arch:>5}{instructions:>9}{r.ffma:>7.2f}{r.mufu:>6.2f}{r.registers:>6}{r.spills:>7}{r.shared:>8}"
+    row = f"{name:50}{arch:>5}{instructions:>9}{r.ffma:>7.2f}{r.mufu:>6.2f}{r.registers:>6}{r.spills:>7}{r.shared:>8}"
     return f"{row}  {bound:20} {r.loads} {r.stores}"
 
 
@@ -269,7 +316,7 @@ def main() -> None:
     print(version())
     print("instr, FFMA, MUFU: an element. loads, stores: accesses by bits. bound: what issue leaves of the roofline")
     heads = f"{'instr':>9}{'FFMA':>7}{'MUFU':>6}{'regs':>6}{'spills':>7}{'shared':>8}"
-    print(f"{'case':38}{'sm':>5}{heads}  {'bound':20} loads, stores")
+    print(f"{'case':50}{'sm':>5}{heads}  {'bound':20} loads, stores")
     found: dict[str, dict[str, dict[str, object]]] = {}
     for name in (name for name in CASES if options.only in name):
         for arch in options.arch:

@@ -74,12 +74,11 @@ def sigmoid_problem(
     dense = _targets_are_dense(input_name, target_name, input, target)
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    _number("gamma", gamma, 0.0, math.inf)
-    _number("label_smoothing", label_smoothing, 0.0, 1.0)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an int, got {_kind(ignore_index)}")
+    check_number("gamma", gamma, 0.0, math.inf)
+    check_number("label_smoothing", label_smoothing, 0.0, 1.0)
+    check_ignore_index(ignore_index)
     if not isinstance(loss_weight, Tensor):
-        _number("loss_weight", loss_weight, -math.inf, math.inf)
+        check_number("loss_weight", loss_weight, -math.inf, math.inf)
 
     alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
     weights = None if weight is None else _weight(weight, input, input_name, dtype)
@@ -90,7 +89,7 @@ def sigmoid_problem(
 
     divisor: float | Tensor = 1.0
     if isinstance(normalizer, Tensor):
-        divisor = _scalar_tensor("normalizer", normalizer, input)
+        divisor = scalar_tensor("normalizer", normalizer, input)
     elif normalizer == "positives":
         divisor = count(flat_target, classes, ignore_index, dense, True).clamp(min=1)
     elif normalizer == "positives_per_image":
@@ -101,7 +100,7 @@ def sigmoid_problem(
     elif reduction == "mean":
         divisor = count(flat_target, classes, ignore_index, dense, False)
         divisor = divisor if dense else divisor * classes
-    scale, scale_tensor = _scale(loss_weight, divisor, input, dtype)
+    scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
     return SigmoidProblem(
         input=rows.contiguous(),
         target=flat_target,
@@ -143,7 +142,7 @@ def check_reduction(reduction: str, normalizer: float | Tensor | str | None) -> 
             names = " or ".join(f'"{name}"' for name in NORMALIZERS)
             raise ValueError(f'normalizer must be a number, a 0-d tensor, {names}, got "{normalizer}"')
     elif not isinstance(normalizer, Tensor):
-        _number("normalizer", normalizer, -math.inf, math.inf)
+        check_number("normalizer", normalizer, -math.inf, math.inf)
         if normalizer <= 0:
             raise ValueError(f"normalizer must be positive, got {normalizer}")
 
@@ -152,7 +151,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _number(name: str, value: object, low: float, high: float) -> None:
+def check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
     if not low <= value <= high or value in (-math.inf, math.inf):  # type: ignore[operator]  # typeshed's Real
@@ -161,13 +160,23 @@ def _number(name: str, value: object, low: float, high: float) -> None:
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
-def _check_logits(name: str, input: Tensor) -> None:
+def check_ignore_index(ignore_index: int) -> None:
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {_kind(ignore_index)}")
+
+
+def check_tensor(name: str, input: Tensor) -> None:
+    """Logits: a strided tensor of a float dtype."""
     if not isinstance(input, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {_kind(input)}")
     if input.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {input.dtype}")
     if input.layout != torch.strided:
         raise ValueError(f"{name} must be a strided tensor, got {input.layout}")
+
+
+def _check_logits(name: str, input: Tensor) -> None:
+    check_tensor(name, input)
     if input.dim() > 1 and input.shape[-1] == 0:
         raise ValueError(f"{name} must have at least one class in its last dimension, got shape {tuple(input.shape)}")
 
@@ -175,7 +184,7 @@ def _check_logits(name: str, input: Tensor) -> None:
 def _targets_are_dense(input_name: str, name: str, input: Tensor, target: Tensor) -> bool:
     if not isinstance(target, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {_kind(target)}")
-    _same_device(name, target, input)
+    check_same_device(name, target, input)
     if target.dtype not in FLOATS + INTEGERS + (torch.bool,):
         raise TypeError(f"{name} must be real, integer or bool, got {target.dtype}")
     if target.shape == input.shape:
@@ -199,21 +208,21 @@ def _targets_are_dense(input_name: str, name: str, input: Tensor, target: Tensor
     return False
 
 
-def _same_device(name: str, tensor: Tensor, input: Tensor) -> None:
+def check_same_device(name: str, tensor: Tensor, input: Tensor) -> None:
     if tensor.device != input.device:
         raise ValueError(f"{name} must be on the device of the logits, {input.device}, got {tensor.device}")
 
 
-def _constant(name: str, tensor: Tensor, input: Tensor) -> None:
-    _same_device(name, tensor, input)
+def check_constant(name: str, tensor: Tensor, input: Tensor) -> None:
+    check_same_device(name, tensor, input)
     if tensor.is_complex():
         raise TypeError(f"{name} must be real, got {tensor.dtype}")
     if tensor.requires_grad:
         raise ValueError(f"{name} requires grad, but no gradient is computed for it: pass {name}.detach()")
 
 
-def _scalar_tensor(name: str, value: Tensor, input: Tensor) -> Tensor:
-    _constant(name, value, input)
+def scalar_tensor(name: str, value: Tensor, input: Tensor) -> Tensor:
+    check_constant(name, value, input)
     if value.dim():
         raise ValueError(f"{name} must be a number or a 0-d tensor, got shape {tuple(value.shape)}")
     return value
@@ -225,11 +234,11 @@ def _alpha(
     if not isinstance(alpha, Tensor):
         if not isinstance(alpha, (Real, torch.SymFloat, torch.SymInt)) or isinstance(alpha, bool):
             raise TypeError(f"alpha must be a number (below 0: off) or a ({classes},) tensor, got {_kind(alpha)}")
-        _number("alpha", alpha, -math.inf, math.inf)
+        check_number("alpha", alpha, -math.inf, math.inf)
         if alpha > 1:
             raise ValueError(f"alpha must be at most 1 (below 0 switches it off), got {alpha}")
         return float(alpha), None
-    _constant("alpha", alpha, input)
+    check_constant("alpha", alpha, input)
     if alpha.dim() > 1 or (alpha.dim() == 1 and alpha.shape[0] != classes):
         raise ValueError(f"alpha must be a number or have shape ({classes},), got {tuple(alpha.shape)}")
     return -1.0, alpha.to(dtype).reshape(1, -1).contiguous()
@@ -256,7 +265,7 @@ def _broadcast(name: str, value: Tensor, input: Tensor, input_name: str, dtype: 
 def _weight(weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight must be a Tensor or None, got {_kind(weight)}: pass torch.tensor(...)")
-    _constant("weight", weight, input)
+    check_constant("weight", weight, input)
     classes = input.shape[-1] if input.dim() else 1
     if weight.dim() == 1 and weight.shape[0] != classes:
         raise ValueError(
@@ -269,7 +278,7 @@ def _weight(weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) 
 def _pos_weight(pos_weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
     if not isinstance(pos_weight, Tensor):
         raise TypeError(f"pos_weight must be a Tensor or None, got {_kind(pos_weight)}: pass torch.tensor(...)")
-    _constant("pos_weight", pos_weight, input)
+    check_constant("pos_weight", pos_weight, input)
     return _broadcast("pos_weight", pos_weight, input, input_name, dtype)
 
 
@@ -288,12 +297,12 @@ def _per_image(
     return per_image[:, None].expand(images, rows).reshape(-1, 1)
 
 
-def _scale(
+def scale_of(
     loss_weight: float | Tensor, divisor: float | Tensor, input: Tensor, dtype: torch.dtype
 ) -> tuple[float, Tensor | None]:
     """loss_weight / divisor as a number and, where either is a tensor, a 0-d tensor."""
     if isinstance(loss_weight, Tensor):
-        numerator = _scalar_tensor("loss_weight", loss_weight, input).to(dtype)
+        numerator = scalar_tensor("loss_weight", loss_weight, input).to(dtype)
         if isinstance(divisor, Tensor):
             return 1.0, numerator / divisor.to(dtype)
         return 1.0 / divisor, numerator

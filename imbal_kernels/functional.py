@@ -6,6 +6,7 @@ from torch import Tensor
 
 from imbal_kernels import ops
 from imbal_kernels.arguments import sigmoid_problem
+from imbal_kernels.softmax_arguments import softmax_problem
 
 
 def sigmoid_focal_loss(
@@ -104,3 +105,89 @@ def binary_cross_entropy_with_logits(
     )  # fmt: skip
     loss = ops.sigmoid_loss(problem)
     return loss.reshape(input.shape) if problem.elementwise else loss
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    logit_adjustment: Tensor | None = None,
+    normalizer: float | Tensor | str | None = None,
+    loss_weight: float | Tensor = 1.0,
+    process_group: Any = None,
+) -> Tensor:
+    """Cross-entropy of a softmax over the classes; a drop-in for `F.cross_entropy`.
+
+    Args:
+        input: logits, (C,), (N, C) or (N, C, d1, ...), float32, bfloat16, float16 or float64; C up to 262,144.
+        target: integer class ids 0 to C - 1 in the shape of `input` without C, or probabilities in its shape.
+        weight: (C,), a factor for each class.
+        ignore_index: rows with this class id count for nothing. Tested first.
+        reduction: "none" | "mean" | "sum". "mean" divides by the weights of the rows that are not ignored, as
+            PyTorch does (by the number of rows for probabilities). A reduced loss of half inputs is float32.
+        label_smoothing: eps in [0, 1]; moves the target towards 1 / C.
+        logit_adjustment: (C,), added to the logits: tau * log_prior(counts) is the loss of Menon et al.,
+            "Long-tail learning via logit adjustment" (2021).
+        normalizer: replaces the divisor of "mean" and "sum": a number, a 0-d tensor or "positives", the rows that
+            are not ignored, at least 1.
+        loss_weight: factor on the loss, a number or a 0-d tensor. Cheaper than multiplying the result.
+        process_group: not supported yet.
+
+    Returns:
+        The loss: the shape of class ids for "none", else 0-d.
+
+    Raises:
+        ValueError, TypeError: an argument of wrong shape, dtype, device or range; on a CPU also a class id out of
+            range, by row. On a GPU such an id makes the loss NaN, or raises under IMBAL_KERNELS_CHECK=1.
+
+    Example:
+        >>> import torch, imbal_kernels as ik
+        >>> ik.cross_entropy(torch.zeros(2, 4), torch.tensor([1, 3]))
+        tensor(1.3863)
+    """
+    problem = softmax_problem(
+        input, target, gamma=0.0, weight=weight, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
+        loss_weight=loss_weight, process_group=process_group,
+    )  # fmt: skip
+    return problem.shaped(ops.softmax_loss(problem), input)
+
+
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    logit_adjustment: Tensor | None = None,
+    normalizer: float | Tensor | str | None = None,
+    loss_weight: float | Tensor = 1.0,
+    process_group: Any = None,
+) -> Tensor:
+    """Focal loss over a softmax: `cross_entropy` times (1 - p)^gamma, p the probability of the target.
+
+    Lin et al., "Focal Loss for Dense Object Detection" (2017). For a target of probabilities t the factor is
+    (sum_c t_c (1 - p_c))^gamma; label smoothing enters the cross-entropy only. Arguments, shapes and errors are
+    those of `cross_entropy`.
+
+    Args:
+        gamma: focusing exponent, >= 0. At 0 the loss is cross-entropy.
+
+    Example:
+        >>> import torch, imbal_kernels as ik
+        >>> ik.softmax_focal_loss(torch.zeros(2, 4), torch.tensor([1, 3]))
+        tensor(0.7798)
+    """
+    problem = softmax_problem(
+        input, target, gamma=gamma, weight=weight, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
+        loss_weight=loss_weight, process_group=process_group,
+    )  # fmt: skip
+    return problem.shaped(ops.softmax_loss(problem), input)

@@ -14,7 +14,8 @@ class _Loss(nn.Module):
         super().__init__()
         self._names = tuple(arguments)
         for name, value in arguments.items():
-            if isinstance(value, Tensor) or name in ("weight", "pos_weight"):  # set later, a tensor follows too
+            # set later, a tensor follows too
+            if isinstance(value, Tensor) or name in ("weight", "pos_weight", "logit_adjustment"):
                 self.register_buffer(name, value)
             else:
                 setattr(self, name, value)
@@ -90,3 +91,54 @@ class BinaryCrossEntropyWithLogits(_Loss):
 
 
 BCEWithLogitsLoss = BinaryCrossEntropyWithLogits
+
+
+class CrossEntropyLoss(_Loss):
+    """`cross_entropy` as a module: same arguments, same defaults."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        logit_adjustment: Tensor | None = None,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+            logit_adjustment=logit_adjustment, normalizer=normalizer, loss_weight=loss_weight,
+            process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(input, target, **self.arguments())
+
+
+class SoftmaxFocalLoss(_Loss):
+    """`softmax_focal_loss` as a module: same arguments, same defaults."""
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        logit_adjustment: Tensor | None = None,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            gamma=gamma, weight=weight, ignore_index=ignore_index, reduction=reduction,
+            label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
+            loss_weight=loss_weight, process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.softmax_focal_loss(input, target, **self.arguments())

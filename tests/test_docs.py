@@ -14,7 +14,7 @@ import imbal_kernels
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-OPTIONAL = ("triton", "sklearn", "matplotlib", "tqdm")
+OPTIONAL = ("triton", "imblearn", "sklearn", "matplotlib", "tqdm")
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(

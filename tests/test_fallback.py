@@ -47,6 +47,39 @@ def test_bad_labels_are_still_errors(no_library):
         ik.sigmoid_focal_loss(torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
 
 
+SAMPLERS_WITHOUT_A_LIBRARY = """
+import warnings
+import torch
+
+def missing(path):
+    raise OSError("not there")
+
+torch.ops.load_library = missing
+import imbal_kernels as ik
+
+x, y = torch.arange(80.0).view(40, 2) % 7, torch.arange(40) % 5 // 3
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    for name in ("smote", "borderline_smote", "adasyn", "random_oversample", "random_undersample"):
+        generator = torch.Generator().manual_seed(0)
+        print(getattr(ik, name)(x, y, generator=generator)[0].double().mul(2 ** 40).long().flatten().tolist())
+assert len(seen) == 1, [str(w.message) for w in seen]
+assert "runs on its PyTorch reference on cpu" in str(seen[0].message)
+"""
+
+
+def test_samplers_without_a_library():
+    """The same rows, and one warning."""
+    command = [sys.executable, "-c", SAMPLERS_WITHOUT_A_LIBRARY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    x, y = torch.arange(80.0).view(40, 2) % 7, torch.arange(40) % 5 // 3
+    names = ("smote", "borderline_smote", "adasyn", "random_oversample", "random_undersample")
+    for name, line in zip(names, done.stdout.splitlines(), strict=True):
+        rows = getattr(ik, name)(x, y, generator=torch.Generator().manual_seed(0))[0]
+        assert line == str(rows.double().mul(2**40).long().flatten().tolist())
+
+
 def test_build_without_a_compiler_succeeds(tmp_path):
     broken = {"CC": "/bin/false", "CXX": "/bin/false"}
     command = ["setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]

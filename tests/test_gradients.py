@@ -5,7 +5,8 @@ import torch
 
 import imbal_kernels as ik
 from imbal_kernels import reference
-from imbal_kernels.ops import sigmoid as ops
+from imbal_kernels.ops import fused as ops
+from imbal_kernels.ops.fused import FAMILIES
 
 X = torch.tensor([[-3.0, -0.4, 0.7], [0.1, 2.5, -1.3], [6.0, -6.0, 0.0], [0.9, -2.2, 1.1]], dtype=torch.float64)
 HARD = torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.float64)
@@ -163,13 +164,13 @@ def test_loss_scaler_keeps_fp16_gradients(device, exact):
 @pytest.fixture
 def calls(monkeypatch):
     """The (loss_mode, want_grad) of every call of the raw op."""
-    seen, raw = [], ops._raw
+    seen, family = [], FAMILIES["sigmoid"]
 
     def record(problem, upstream, loss_mode, want_grad):
         seen.append((loss_mode, want_grad))
-        return raw(problem, upstream, loss_mode, want_grad)
+        return family.raw(problem, upstream, loss_mode, want_grad)
 
-    monkeypatch.setattr(ops, "_raw", record)
+    monkeypatch.setitem(FAMILIES, "sigmoid", family._replace(raw=record))
     return seen
 
 
@@ -221,8 +222,13 @@ def test_autocast(dtype, reduction, half, device, exact, assert_within, bound):
 
 def test_autocast_makes_no_copy_of_the_logits(device, monkeypatch):
     x, t = random_problem(device, torch.bfloat16)
-    seen, raw = [], ops._raw
-    monkeypatch.setattr(ops, "_raw", lambda problem, *args: (seen.append(problem.input), raw(problem, *args))[1])
+    seen, family = [], FAMILIES["sigmoid"]
+
+    def record(problem, *args):
+        seen.append(problem.input)
+        return family.raw(problem, *args)
+
+    monkeypatch.setitem(FAMILIES, "sigmoid", family._replace(raw=record))
     with torch.autocast(device, torch.bfloat16):
         ik.sigmoid_focal_loss(x, t, reduction="mean")
     assert seen[0].data_ptr() == x.data_ptr() and seen[0].dtype == torch.bfloat16

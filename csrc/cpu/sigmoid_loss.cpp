@@ -8,14 +8,11 @@
 #include <tuple>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "huge_pages.h"
 #include "sigmoid_loss.h"
 
 namespace imbal {
@@ -56,18 +53,6 @@ std::atomic<const Backend*> current{best_backend()};
 
 double value(const Tensor& t) {
   return type_of(t) == Type::kF64 ? *t.const_data_ptr<double>() : *t.const_data_ptr<float>();
-}
-
-// Asks for huge pages under a large new tensor, as NumPy does: a fresh buffer is otherwise faulted in
-// 4 KiB at a time, which takes longer than the loss. A hint: the system may refuse.
-Tensor in_huge_pages(Tensor t) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = 4096, worth = 4 << 20;
-  const uintptr_t begin = (uintptr_t)t.mutable_data_ptr(), size = t.numel() * t.element_size();
-  const uintptr_t first = (begin + page - 1) / page * page;
-  if (size >= worth) madvise((void*)first, begin + size - first, MADV_HUGEPAGE);
-#endif
-  return t;
 }
 
 // Outputs of this size are out of the caches before anyone reads them. Stores that go past the caches save

@@ -10,12 +10,12 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from . import tables
 from .detector import Detector
 from .evaluate import background_scores, best_threshold, one_hot, predict, score
 from .remedies import Remedy, make_remedies, output_counts
 from .report import COLUMNS, Run, Setup, table_rows, verdict, write_report
 from .scenes import NUM_CLASSES, make_scenes
-from .tables import BUDGET, QUICK_BUDGET, TableResult, TableSettings, evaluate, load, missing_package
 from .tables_report import SUMMARY_COLUMNS, section, summary_rows, tables_verdict
 from .train import QUICK, Data, Settings, time_losses, train
 
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
-    settings, budget = (QUICK, QUICK_BUDGET) if args.quick else (Settings(), BUDGET)
+    settings, budget = (QUICK, tables.QUICK_BUDGET) if args.quick else (Settings(), tables.BUDGET)
     path = run(settings, budget, args.out, args.seed, args.device)
     print(f"report: {path}")
     return 0
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
 
 def run(
     settings: Settings,
-    budget: Mapping[str, TableSettings],
+    budget: Mapping[str, tables.TableSettings],
     out: Path,
     seed: int = 0,
     device: str = "auto",
@@ -88,14 +88,14 @@ def run(
     if results:
         print(_plain_table(summary_rows(results), SUMMARY_COLUMNS))
     print(tables_verdict(results) if results else missing)
-    tables = section(results, missing)
-    write_report(path, runs, background, data["test"].scenes, timing, setup, tables)
+    second_part = section(results, missing)
+    write_report(path, runs, background, data["test"].scenes, timing, setup, second_part)
     return path
 
 
 def _missing_tables() -> str:
     """Why the part on real tables is left out, or nothing."""
-    package = missing_package()
+    package = tables.missing_package()
     if package is None:
         return ""
     return (
@@ -104,7 +104,7 @@ def _missing_tables() -> str:
     )
 
 
-def _tables(budget: Mapping[str, TableSettings], seed: int) -> list[TableResult]:
+def _tables(budget: Mapping[str, tables.TableSettings], seed: int) -> list[tables.TableResult]:
     """Every method on every table of `budget`, on one CPU thread.
 
     The fits are made of tiny operations: more threads wait for one another for longer than they
@@ -112,7 +112,7 @@ def _tables(budget: Mapping[str, TableSettings], seed: int) -> list[TableResult]
     """
     total = sum(s.fits() for s in budget.values())
     with threadpool_limits(1), tqdm(total=total, unit="fit") as bar:
-        return [evaluate(load(n, s.rows, seed), s, seed, bar) for n, s in budget.items()]
+        return [tables.evaluate(tables.load(n, s.rows, seed), s, seed, bar) for n, s in budget.items()]
 
 
 def _one_run(

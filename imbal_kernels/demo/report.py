@@ -79,14 +79,15 @@ def _introduction(setup: Setup) -> str:
         f"{setup.outputs_per_scene:,} outputs (a location of the pyramid times a class), and only "
         f"one in {setup.negatives_per_positive:,.0f} is positive. The runs differ in the loss of "
         f"the class outputs, and each has the learning rate that suited that loss best in "
-        f"development, of one grid for all. The rest is shared: the start (prior bias, π = 0.01), {s.steps:,} steps of "
-        f"{s.batch} scenes in the same order, the optimiser (AdamW, one cycle). Seed {setup.seed}, "
+        f"development, of one grid for all. The rest is shared: the start (prior bias, π = 0.01), "
+        f"{s.steps:,} steps of {s.batch} scenes in the same order, the optimiser (AdamW, one cycle). Seed {setup.seed}, "
         f"{escape(setup.device)}, {setup.threads} threads.</p>"
     )
 
 
 READING = """<p>Accuracy misleads here: calling everything background is right almost always and
-finds nothing. Average precision ranks the outputs and asks how pure the top of the list is. “Outputs” counts every location × class; “boxes” counts detections after
+finds nothing. Average precision ranks the outputs and asks how pure the top of the list is.
+“Outputs” counts every location × class; “boxes” counts detections after
 non-maximum suppression that meet a box of the same label at IoU ≥ 0.5. Both are scikit-learn's
 <code>average_precision_score</code>; for boxes its recall is scaled by matched / all boxes,
 because it cannot know of boxes that nothing met. A constant score has the base rate as AP.</p>

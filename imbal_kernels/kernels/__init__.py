@@ -3,5 +3,6 @@
 from .count import count_targets
 from .rescale import rescale_
 from .sigmoid import sigmoid_loss
+from .softmax import softmax_loss
 
-__all__ = ["count_targets", "rescale_", "sigmoid_loss"]
+__all__ = ["count_targets", "rescale_", "sigmoid_loss", "softmax_loss"]

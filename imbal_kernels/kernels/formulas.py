@@ -32,6 +32,12 @@ def background(
         e = tl.exp(-x)
     else:
         e = nm.exp2(x * -nm.LOG2E, FAST)
+    return background_of(x, e, w, gamma, KIND, ZERO, TERMS, FAST)
+
+
+@triton.jit
+def background_of(x, e, w, gamma, KIND: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr):
+    """The background's terms for a logit and e = exp(-x)."""
     p = nm.reciprocal(1.0 + e, FAST)
     # Where e overflows q is inf * 0; minimum and maximum return the other operand of a NaN.
     q = e * p

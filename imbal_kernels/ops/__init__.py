@@ -1,6 +1,8 @@
 """The registered torch ops, one file per family. The only place that knows about devices."""
 
 from imbal_kernels.ops.neighbors import knn
+from imbal_kernels.ops.sampling import philox, smote_generate
 from imbal_kernels.ops.sigmoid import count_targets, sigmoid_loss
+from imbal_kernels.ops.softmax import softmax_loss
 
-__all__ = ["count_targets", "knn", "sigmoid_loss"]
+__all__ = ["count_targets", "knn", "philox", "sigmoid_loss", "smote_generate", "softmax_loss"]

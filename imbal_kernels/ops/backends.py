@@ -64,3 +64,9 @@ def in_transform() -> bool:
 
 def checks_requested() -> bool:
     return os.environ.get("IMBAL_KERNELS_CHECK", "0") not in ("", "0")
+
+
+def refuse_capture(tensor: Tensor) -> None:
+    """A check that reads a tensor on the host has no place in a CUDA graph."""
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads the labels on the host, which a CUDA graph can't capture")

@@ -1,10 +1,4 @@
-"""The sigmoid losses as torch ops: schema, fake, backends, and the autograd function around them.
-
-The forward of a reduced loss also writes its gradient; backward hands it over the first time, rescaled
-by the upstream gradient where that is not 1, and recomputes it from the logits any later time. Elementwise
-losses, and fp16 (whose gradients would underflow before a loss scaler sees them), always recompute.
-Storing is the fastest on a CPU with and without rescaling (bench/results: "ours, upstream 2", "ours, recomputed").
-"""
+"""The sigmoid losses as torch ops: schema, fake and backends."""
 
 from typing import Any
 
@@ -13,6 +7,7 @@ from torch import Tensor
 
 from imbal_kernels.arguments import SigmoidProblem
 from imbal_kernels.ops import backends
+from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
 from imbal_kernels.reference import sigmoid as reference
 
 _ARGUMENTS = (
@@ -21,7 +16,6 @@ _ARGUMENTS = (
     "int ignore_index, int loss_mode, bool want_grad, bool fp32_loss"
 )
 _COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool positives"
-NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 
 backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
 backends.library.define(f"count_targets({_COUNT}) -> Tensor")
@@ -118,8 +112,7 @@ def _check_alphas(alphas: Tensor | None) -> None:
 
 
 def _check_targets(problem: SigmoidProblem) -> None:
-    if problem.input.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads the labels on the host, which a CUDA graph can't capture")
+    backends.refuse_capture(problem.input)
     row = int(reference.first_bad_row(problem))
     if row < problem.input.shape[0]:
         raise_bad_row(problem.target, row, problem.input.shape[1], problem.ignore_index)
@@ -144,8 +137,7 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
             _check_targets(problem)
     if not kernels:
         return reference.sigmoid_loss(problem)
-    differentiate = torch.is_grad_enabled() and problem.input.requires_grad
-    return _SigmoidLoss.apply(differentiate, *problem)
+    return fused_loss("sigmoid", problem)
 
 
 def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, Tensor]:
@@ -156,46 +148,4 @@ def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_
     )  # fmt: skip
 
 
-_TENSORS = 6  # fields of SigmoidProblem that are tensors come first
-
-
-class _SigmoidLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, differentiate: bool, *fields: Any) -> Tensor:
-        problem = SigmoidProblem(*fields)
-        keep = differentiate and not problem.elementwise and problem.input.dtype != torch.float16
-        loss, grad = _raw(problem, None, ELEMENTWISE if problem.elementwise else SUM, keep)
-        ctx.save_for_backward(*fields[:_TENSORS])
-        ctx.options = fields[_TENSORS:]
-        ctx.kept = keep
-        ctx.grad = grad if keep else None
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        problem = SigmoidProblem(*ctx.saved_tensors, *ctx.options)
-        grad, ctx.grad = ctx.grad, None
-        compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() and not compiling:  # a second derivative may follow
-            with torch.enable_grad():
-                loss = reference.sigmoid_loss(problem)
-                (grad,) = torch.autograd.grad(loss, problem.input, upstream, create_graph=True)
-        elif not ctx.kept:
-            grad = _raw(problem, _compact(upstream), NO_LOSS, True)[1]
-        else:
-            grad = _raw(problem, None, NO_LOSS, True)[1] if grad is None else grad
-            if compiling or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
-                grad = grad * upstream.to(grad.dtype)  # a replayed backward must not rescale twice
-            else:
-                _ops.rescale_(grad, upstream)
-        return (None, grad) + (None,) * (len(problem) - 1)
-
-
-def _compact(upstream: Tensor) -> Tensor:
-    """An upstream gradient as the kernels take it: 0-d in the compute dtype, or contiguous."""
-    expanded = upstream.dim() == 2 and upstream.numel() > 0 and not any(upstream.stride())
-    if expanded:
-        upstream = upstream[0, 0]
-    if upstream.dim() == 0:
-        return upstream if upstream.dtype == torch.float64 else upstream.float()
-    return upstream.contiguous()
+FAMILIES["sigmoid"] = Family(SigmoidProblem, 6, _raw, reference.sigmoid_loss)

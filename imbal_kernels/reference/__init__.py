@@ -1,10 +1,31 @@
-"""The specification: every loss and search in plain PyTorch, name for name and argument for argument.
+"""The specification: every loss, search and sampler in plain PyTorch, name for name and argument for argument.
 
 Any device, twice differentiable, no kernels. The kernels are tested against these functions, and
 stand back for them where no kernel fits.
 """
 
 from imbal_kernels.reference.neighbors import knn
+from imbal_kernels.reference.samplers import (
+    adasyn,
+    borderline_smote,
+    random_oversample,
+    random_undersample,
+    smote,
+)
+from imbal_kernels.reference.sampling import interpolate
 from imbal_kernels.reference.sigmoid import binary_cross_entropy_with_logits, sigmoid_focal_loss
+from imbal_kernels.reference.softmax import cross_entropy, softmax_focal_loss
 
-__all__ = ["binary_cross_entropy_with_logits", "knn", "sigmoid_focal_loss"]
+__all__ = [
+    "adasyn",
+    "binary_cross_entropy_with_logits",
+    "borderline_smote",
+    "cross_entropy",
+    "interpolate",
+    "knn",
+    "random_oversample",
+    "random_undersample",
+    "sigmoid_focal_loss",
+    "smote",
+    "softmax_focal_loss",
+]

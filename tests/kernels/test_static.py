@@ -20,6 +20,24 @@ BUDGETS = {
     "focal bf16 general gamma": (34, 3.2),
     "focal bf16 alpha 1": (27, 2.1),
 }
+SOFTMAX = {
+    "softmax fp32 C=64": 24,
+    "softmax fp32 C=80": 24,
+    "softmax bf16 C=80": 24,
+    "softmax focal fp32 C=80": 24,
+    "softmax fp32 C=512": 18,
+    "softmax fp32 C=1000": 18,
+    "softmax bf16 C=1000": 18,
+    "softmax focal fp32 C=1000 general gamma, weight": 18,
+    "softmax bf16 C=4096": 18,
+    "softmax fp32 C=16384": 18,
+}
+UNALIGNED = {
+    "softmax fp32 C=10": (60, 1.7),  # 12 exponentials for 10 logits, and 4 of the row's own
+    "softmax fp32 C=81": (60, 1.5),
+    "softmax bf16 C=91": (60, 1.5),
+    "softmax fp32 C=1203": (60, 1.5),
+}
 
 
 @pytest.mark.parametrize("name", sass.CASES)
@@ -46,6 +64,34 @@ def test_logits_and_gradients_move_in_128_bits(name):
     assert sum(report.stores.values()) - wide <= launch.args["PATCHES"] + 1
 
 
+@pytest.mark.parametrize("name", SOFTMAX | UNALIGNED)
+def test_softmax_budget(name):
+    """One exponential a logit, padding included, and a few a row: 1.1 where rows are aligned."""
+    instructions, mufu = UNALIGNED.get(name) or (SOFTMAX[name], 1.1 * SLACK)
+    report = sass.report(name)
+    assert report.instructions <= instructions * SLACK
+    assert report.mufu <= mufu
+    assert report.registers <= 168
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_softmax_rows_move_in_128_bits(name):
+    """The rest is a row's label, logit and weight, and its gradient and loss."""
+    launch, report = sass.CASES[name].launch(), sass.report(name)
+    args, threads = launch.args, 32 * launch.num_warps
+    wide = args["ROWS"] * args["PIECES"] * args["WIDTH"] * args["grad_ptr"].element_size() / (16 * threads)
+    assert report.loads["128"] >= wide and report.stores["128"] == wide
+    assert sum(report.stores.values()) - wide <= 2
+
+
+@pytest.mark.parametrize("name", ("softmax fp32 C=131072", "softmax fp32 19 classes inside"))
+def test_two_passes_move_in_128_bits(name):
+    """STEP accesses a pass."""
+    report = sass.report(name)
+    step = sass.CASES[name].launch().args["STEP"]
+    assert report.loads["128"] >= 2 * step and report.stores["128"] == step
+
+
 @pytest.mark.parametrize("name", ("focal fp32 (C,) weight", "focal fp32 C=1203 (C,) weight"))
 def test_weights_by_class_move_in_128_bits(name):
     """As the logits do, whether or not rows are aligned; scalar loads are the patch's, of logit and weight."""
@@ -57,7 +103,8 @@ def test_weights_by_class_move_in_128_bits(name):
 
 @pytest.mark.parametrize("arch", (80, 100))
 @pytest.mark.parametrize(
-    "name", ("focal fp32 C=80", "focal bf16 C=91", "focal fp32 dense float", "sum", "count ids", "rescale bf16")
+    "name", ("focal fp32 C=80", "focal bf16 C=91", "focal fp32 dense float", "sum", "count ids", "rescale bf16",
+             "softmax fp32 C=80", "softmax bf16 C=1000", "softmax fp32 C=131072", "softmax fp32 19 classes inside")
 )
 def test_other_architectures(name, arch):
     assert sass.report(name, arch).spills == 0

@@ -1,0 +1,181 @@
+"""The softmax kernel for rows that fit in registers: (N, C), class last.
+
+A program holds ROWS rows as PIECES tiles of (ROWS, WIDTH), so that a row's sums are made of registers first and
+only then of lanes. What is done once a row is done on (ROWS, REPEATS), one element a thread.
+The label's column is -inf in registers; its gradient is written after the others'.
+"""
+
+import triton
+import triton.language as tl
+
+from . import numerics as nm
+from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
+
+
+@triton.jit
+def _per_class(ptr, col, C, row, default):
+    """A (C,) tensor as a tile: the same for every row, or it would be laid out and loaded one by one."""
+    if ptr is None:
+        return default
+    else:
+        return tl.load(ptr + (col + 0 * row[:, None]), mask=(col < C) & (row >= 0)[:, None], other=0.0)
+
+
+@triton.jit
+def _piece(i: tl.constexpr, WIDTH: tl.constexpr, row, C):
+    """(column, offset) of a tile"""
+    col = i * WIDTH + tl.arange(0, WIDTH)[None, :]
+    return col, row[:, None] * C + col
+
+
+@triton.jit
+def _weights(
+    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr
+):
+    """(t, a) of a tile: with class ids a is the weight."""
+    w = _per_class(weight_ptr, col, C, row, tl.where(col < C, 1.0, 0.0).to(T))
+    if PROBABILITIES:
+        t = tl.load(target_ptr + offsets, mask=mask, other=0.0).to(T)
+        return t, w * tl.where(mask, t * (1.0 - smoothing) + flat, 0.0)
+    else:
+        return 0.0, w
+
+
+@triton.jit
+def _gap(a, top, x):
+    """a (top - x), 0 where a is, even at an infinite logit."""
+    return tl.where(a == 0, 0.0, a * (top - x))
+
+
+@triton.jit
+def _spread(values, REPEATS: tl.constexpr):
+    """(ROWS,) as (ROWS, REPEATS)"""
+    return values[:, None] + tl.zeros((values.shape[0], REPEATS), values.dtype)
+
+
+@triton.jit(do_not_specialize=["rows", "groups", "ignore_index"])
+def row_kernel(
+    x_ptr, target_ptr, weight_ptr, adjustment_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
+    rows: tl.int64, groups: tl.int32, ignore_index: tl.int64,
+    scale: tl.float64, gamma: tl.float64, smoothing: tl.float64,
+    KIND: tl.constexpr, PROBABILITIES: tl.constexpr, SMOOTH: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
+    TERMS: tl.constexpr, FAST: tl.constexpr, ROWS: tl.constexpr, REPEATS: tl.constexpr, PIECES: tl.constexpr,
+    WIDTH: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    SUMS: tl.constexpr = SMOOTH or PROBABILITIES
+    C = groups * VECTOR
+    program = tl.program_id(0).to(tl.int64)
+    first = program * ROWS
+    start = first * C
+    row = tl.arange(0, ROWS)
+    limit = tl.minimum(rows - first, ROWS).to(tl.int32)
+    one = row[:, None] + 0 * tl.arange(0, REPEATS)[None, :]
+    x_ptr += start
+    smoothing = tl.full((), smoothing, T)
+    gamma = tl.full((), gamma, tl.float64)
+    flat = smoothing / C.to(T)
+    if PROBABILITIES:
+        target_ptr += start
+        code = tl.where(row < limit, C, -1)
+    else:
+        label, counted, known = label_of_row(target_ptr + first, one, one < limit, C, ignore_index)
+        # Ignored rows are not read: a NaN there stays there.
+        code = tl.max(tl.where(counted, tl.where(known, label, C), -1), axis=1)
+
+    tiles = ()  # type: tuple
+    tops = tl.full((ROWS, WIDTH), float("-inf"), T)
+    for i in tl.static_range(PIECES):
+        col, offsets = _piece(i, WIDTH, row, C)
+        mask = (code >= 0)[:, None] & (col < C)
+        x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask, other=float("-inf")), FAST)
+        if adjustment_ptr is not None:
+            x += _per_class(adjustment_ptr, col, C, row, 0.0)
+        if not PROBABILITIES:
+            x = tl.where(col == code[:, None], float("-inf"), x)
+        tiles += (x,)
+        tops = tl.maximum(tops, x)
+    top = tl.max(tops, axis=1)
+    rate, shift = base_of(top, T)
+    base = (rate[:, None], shift[:, None])
+    totals = tl.zeros((ROWS, WIDTH), T)
+    powers = ()  # type: tuple
+    for i in tl.static_range(PIECES):
+        e = power_of(tiles[i], base, FAST)
+        totals += e
+        powers += (e,)
+    total = tl.sum(totals, axis=1)
+    none = tl.zeros((ROWS,), T)
+    deficit, mass, target_mass, hit = none, none, none, none
+    if SUMS:
+        zeros = tl.zeros((ROWS, WIDTH), T)
+        deficits, masses, target_masses, hits = zeros, zeros, zeros, zeros
+        for i in tl.static_range(PIECES):
+            col, offsets = _piece(i, WIDTH, row, C)
+            mask = (code >= 0)[:, None] & (col < C)
+            t, a = _weights(target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+            if not PROBABILITIES:
+                a = tl.where(col == code[:, None], 0.0, a)
+            masses += a
+            deficits += _gap(a, top[:, None], tiles[i])
+            if PROBABILITIES and KIND != 0:
+                target_masses += t
+                hits += t * powers[i]
+        deficit, mass = tl.sum(deficits, axis=1), tl.sum(masses, axis=1)
+        if PROBABILITIES and KIND != 0:
+            target_mass, hit = tl.sum(target_masses, axis=1), tl.sum(hits, axis=1)
+
+    scales = scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM, first + one, one < limit, T)
+    top, total = _spread(top, REPEATS), _spread(total, REPEATS)
+    deficit, mass = _spread(deficit, REPEATS), _spread(mass, REPEATS)
+    if PROBABILITIES:
+        target_mass, hit = _spread(target_mass, REPEATS), _spread(hit, REPEATS)
+        loss, a, b, c = terms_of_probabilities(
+            top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
+        )
+        here = one < limit
+        fill = 0.0
+    else:
+        here = counted & known
+        x_label = tl.load(x_ptr + one * C + label, mask=here, other=0.0).to(T)
+        if adjustment_ptr is not None:
+            x_label += tl.load(adjustment_ptr + label, mask=here, other=0.0)
+        w = 1.0
+        if weight_ptr is not None:
+            w = tl.load(weight_ptr + label, mask=here, other=0.0)
+        loss, a, b, c = terms_of_id(
+            x_label, top, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
+        )
+        fill = tl.where(counted, float("nan"), 0.0).to(T)
+    loss = tl.where(here, loss, fill)
+    if LOSS == "elementwise":
+        loss = tl.max(loss, axis=1)
+        tl.store(loss_ptr + first + row, loss.to(loss_ptr.dtype.element_ty), mask=row < limit)
+    elif LOSS == "sum":
+        tl.store(loss_ptr + program, tl.sum(loss) / REPEATS)
+
+    if grad_ptr is not None:
+        grad_ptr += start
+        OUT: tl.constexpr = grad_ptr.dtype.element_ty
+        a = tl.max(tl.where(here, a, fill), axis=1)
+        if SUMS:
+            b = tl.max(tl.where(here, b, fill), axis=1)
+        if PROBABILITIES and KIND != 0:
+            c = tl.max(c, axis=1)
+        for i in tl.static_range(PIECES):
+            col, offsets = _piece(i, WIDTH, row, C)
+            mask = (row < limit)[:, None] & (col < C)
+            slope = a[:, None]
+            if SUMS:
+                t, weight = _weights(
+                    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T
+                )
+                if PROBABILITIES and KIND != 0:
+                    slope -= t * c[:, None]
+                grad = powers[i] * slope - weight * b[:, None]
+            else:
+                grad = powers[i] * slope
+            tl.store(grad_ptr + offsets, grad.to(OUT), mask=mask)
+        if not PROBABILITIES:
+            tl.debug_barrier()  # the label's gradient replaces what its tile has written
+            tl.store(grad_ptr + one * C + label, c.to(OUT), mask=here)

@@ -1,0 +1,106 @@
+"""The raw op softmax_loss on tensors: outputs, specialisation and launches."""
+
+import math
+from typing import Any
+
+import torch
+
+from . import formulas, online, rows, streaming
+from .launch import Launch, cdiv, interpreted, on_device
+
+NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
+LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
+SUM_BLOCK = 1024
+# Classes at most -> rows a program, width of a tile, warps. 30 to 80 logits a thread, few of its lanes to a row: a
+# row's sums are made in registers as far as they can be. A row that needs several warps has a program to itself.
+ROWS = {
+    8: (64, 2, 1), 16: (64, 4, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1), 1024: (2, 128, 1),
+    2048: (1, 256, 2), 4096: (1, 512, 4), 8192: (1, 1024, 8), 16384: (1, 2048, 16),
+}  # fmt: skip
+# Beyond, by itemsize: step, lanes (16 bytes a thread), warps.
+ONLINE = {2: (4, 2048, 8), 4: (4, 1024, 8), 8: (4, 512, 8)}
+# (N, C, S), by itemsize: four classes at a time of 16 bytes' worth of positions a thread.
+INSIDE = {2: (4, 512, 2), 4: (4, 512, 4), 8: (4, 256, 4)}
+
+
+def _kind(gamma: float) -> int:
+    """2 * gamma where a product of multiplications and one square root gives the power."""
+    return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3) else formulas.GENERAL.value
+
+
+def _layout(input: torch.Tensor) -> tuple[Any, int, int, dict[str, Any]]:
+    """(kernel, programs, warps, its arguments) by the shape of the logits."""
+    examples, classes, positions = (*input.shape, 1)[:3]
+    itemsize = input.element_size()
+    contiguous = positions if positions > 1 else classes
+    vector = math.gcd(contiguous, 16 // itemsize)
+    if positions > 1:
+        step, lanes, warps = INSIDE[itemsize]
+        blocks = cdiv(positions, lanes)
+        shape = dict(classes=classes, groups=positions // vector, blocks=blocks, INSIDE=True, STEP=step, LANES=lanes)
+        return online.online_kernel, examples * blocks, warps, shape | dict(VECTOR=vector)
+    fits = next((size for size in ROWS if classes <= size), None)
+    if fits is None:
+        step, lanes, warps = ONLINE[itemsize]
+        shape = dict(classes=classes, groups=classes // vector, blocks=1, INSIDE=False, STEP=step, LANES=lanes)
+        return online.online_kernel, examples, warps, shape | dict(VECTOR=vector)
+    held, width, warps = ROWS[fits]
+    if held == 1 and itemsize == 2:
+        width *= 2  # 16 bytes a thread
+    shape = dict(
+        rows=examples, groups=classes // vector, ROWS=held, REPEATS=1 if held <= 2 else max(1, 32 * warps // held),
+        PIECES=cdiv(classes, width), WIDTH=width, VECTOR=vector,
+    )  # fmt: skip
+    return rows.row_kernel, cdiv(examples, held), warps, shape
+
+
+def plan(
+    input, target, weight, logit_adjustment, scale_tensor, upstream, gamma, label_smoothing, scale, ignore_index,
+    loss_mode, want_grad, fp32_loss,
+):  # fmt: skip
+    """(loss, grad, launches) for the raw op's arguments."""
+    itemsize = input.element_size()
+    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+    probabilities = target.shape == input.shape
+    kind = _kind(gamma)
+    kernel, programs, warps, layout = _layout(input)
+    per_row = (input.shape[0], *input.shape[2:])
+
+    grad = torch.empty_like(input) if want_grad else input.new_empty(0)
+    partial = None
+    if loss_mode == ELEMENTWISE:
+        loss = partial = input.new_empty(per_row, dtype=compute if fp32_loss else input.dtype)
+    elif loss_mode == SUM:
+        loss = input.new_empty((), dtype=compute)
+        partial = input.new_empty(programs, dtype=compute)
+    else:
+        loss = input.new_empty(0)
+
+    args = layout | dict(
+        x_ptr=input, target_ptr=target, weight_ptr=weight, adjustment_ptr=logit_adjustment, scale_ptr=scale_tensor,
+        upstream_ptr=upstream, loss_ptr=partial, grad_ptr=grad if want_grad else None, ignore_index=ignore_index,
+        scale=scale, gamma=gamma, smoothing=label_smoothing, KIND=kind, PROBABILITIES=probabilities,
+        SMOOTH=label_smoothing != 0, UPSTREAM="none" if upstream is None else "row" if upstream.dim() else "scalar",
+        LOSS=LOSSES[loss_mode], TERMS=7 if kind >= 2 else 8, FAST=itemsize < 8 and not interpreted(),
+    )  # fmt: skip
+    launches = [Launch(kernel, programs, args, warps)] if input.numel() else []
+    if loss_mode == SUM:
+        count = programs if input.numel() else 0
+        finish = dict(partial_ptr=partial, scale_ptr=scale_tensor, out_ptr=loss, count=count, BLOCK=SUM_BLOCK)
+        launches.append(Launch(streaming.sum_kernel, 1, finish))
+    return loss, grad, launches
+
+
+def softmax_loss(
+    input, target, weight, logit_adjustment, scale_tensor, upstream, gamma, label_smoothing, scale, ignore_index,
+    loss_mode, want_grad, fp32_loss,
+):  # fmt: skip
+    """Loss and gradient of the softmax family: the raw op, see ops."""
+    with on_device(input):
+        loss, grad, launches = plan(
+            input, target, weight, logit_adjustment, scale_tensor, upstream, gamma, label_smoothing, scale,
+            ignore_index, loss_mode, want_grad, fp32_loss,
+        )  # fmt: skip
+        for launch in launches:
+            launch.run()
+    return loss, grad

@@ -1,0 +1,130 @@
+"""The softmax family in plain PyTorch.
+
+With log p = log_softmax(x + logit_adjustment), t the one-hot or given probabilities, t' = t (1 - eps) + eps / C and
+k = sum_c t_c (1 - p_c), which is 1 - p_y for a class id:
+
+    L = scale * k^gamma * sum_c weight_c t'_c (-log p_c)
+
+At gamma = 0 that is `F.cross_entropy`. At gamma > 0 it is the focal loss of Lin et al., "Focal Loss for Dense Object
+Detection" (2017), over a softmax. The adjustment is that of Menon et al., "Long-tail learning via logit adjustment"
+(2021).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imbal_kernels.arguments import is_ignored
+from imbal_kernels.softmax_arguments import SoftmaxProblem, softmax_problem
+
+
+def softmax_loss(problem: SoftmaxProblem) -> Tensor:
+    """The loss of a problem: (N, S) if elementwise, else a 0-d tensor. Bad class ids give NaN."""
+    wide = torch.float64 if problem.input.dtype == torch.float64 else torch.float32
+    x = problem.input.to(wide)
+    if problem.logit_adjustment is not None:
+        x = x + problem.logit_adjustment[:, None]
+    if problem.probabilities:
+        loss = _of_probabilities(x, problem.target.to(wide), problem)
+    else:
+        ignored = is_ignored(problem.target, problem.ignore_index)
+        ids = problem.target.long()
+        bad = ((ids < 0) | (ids >= x.shape[1])) & ~ignored
+        # Ignored rows leave the graph here, so a NaN in one reaches neither loss nor gradient.
+        x = torch.where(ignored[:, None], 0.0, x)
+        loss = _of_ids(x, torch.where(ignored | bad, 0, ids), problem)
+        loss = torch.where(ignored, 0.0, loss)
+        loss = torch.where(bad, torch.nan, loss)
+    loss = loss * problem.scale
+    if problem.scale_tensor is not None:
+        loss = loss * problem.scale_tensor
+    if problem.elementwise:
+        return loss if problem.fp32_loss else loss.to(problem.input.dtype)
+    total = loss.sum()
+    # 0 * scale: a mean over nothing, whose scale is 1 / 0, is NaN.
+    return total if problem.scale_tensor is None else total + problem.scale_tensor * 0.0
+
+
+def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
+    """(N, S) losses of class ids in range. log p_y = -log1p(sum of the others / own) never cancels."""
+    y = ids[:, None]
+    own = x.gather(1, y)
+    others = torch.logsumexp(x.scatter(1, y, -torch.inf), 1, keepdim=True)
+    entropy = F.softplus(others - own, threshold=80.0)[:, 0]  # -log p_y
+    weight = problem.weight
+    loss = entropy if weight is None else entropy * weight[ids]
+    eps = problem.label_smoothing
+    if eps:
+        log_p = torch.log_softmax(x, 1)
+        weighted = log_p if weight is None else log_p * weight[:, None]
+        loss = loss * (1 - eps) - weighted.sum(1) * (eps / x.shape[1])
+    if problem.gamma == 0:
+        return loss
+    log_k = F.logsigmoid(others - own)[:, 0]  # log(1 - p_y)
+    return torch.exp(problem.gamma * log_k.clamp(min=-1e30)) * loss
+
+
+def _of_probabilities(x: Tensor, t: Tensor, problem: SoftmaxProblem) -> Tensor:
+    log_p = torch.log_softmax(x, 1)
+    smoothed = t * (1 - problem.label_smoothing) + problem.label_smoothing / x.shape[1]
+    if problem.weight is not None:
+        smoothed = smoothed * problem.weight[:, None]
+    loss = -(smoothed * log_p).sum(1)
+    if problem.gamma == 0:
+        return loss
+    return (-(t * torch.expm1(log_p)).sum(1)) ** problem.gamma * loss
+
+
+def first_bad_row(problem: SoftmaxProblem) -> Tensor:
+    """The first row, of (N, S) flattened, with a class id out of range, or their number: a 0-d tensor."""
+    ids = problem.target.flatten()
+    bad = ((ids.long() < 0) | (ids.long() >= problem.input.shape[1])) & ~is_ignored(ids, problem.ignore_index)
+    rows = torch.arange(ids.numel(), device=ids.device)
+    return torch.where(bad, rows, ids.numel()).min() if ids.numel() else rows.sum()
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    logit_adjustment: Tensor | None = None,
+    normalizer: float | Tensor | str | None = None,
+    loss_weight: float | Tensor = 1.0,
+    process_group: Any = None,
+) -> Tensor:
+    """`imbal_kernels.cross_entropy` in plain PyTorch."""
+    problem = softmax_problem(
+        input, target, gamma=0.0, weight=weight, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
+        loss_weight=loss_weight, process_group=process_group,
+    )  # fmt: skip
+    return problem.shaped(softmax_loss(problem), input)
+
+
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    logit_adjustment: Tensor | None = None,
+    normalizer: float | Tensor | str | None = None,
+    loss_weight: float | Tensor = 1.0,
+    process_group: Any = None,
+) -> Tensor:
+    """`imbal_kernels.softmax_focal_loss` in plain PyTorch."""
+    problem = softmax_problem(
+        input, target, gamma=gamma, weight=weight, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
+        loss_weight=loss_weight, process_group=process_group,
+    )  # fmt: skip
+    return problem.shaped(softmax_loss(problem), input)

@@ -1,0 +1,155 @@
+"""From the arguments of a softmax loss to one checked problem, as arguments.py does for the sigmoid family."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from imbal_kernels import arguments as args
+
+MOST_CLASSES = 262_144
+
+
+class SoftmaxProblem(NamedTuple):
+    """A softmax loss with nothing left to decide; the tensors come first.
+
+    `weight`, `logit_adjustment` and `scale_tensor` have the dtype that arithmetic is done in.
+    """
+
+    input: Tensor  # (N, C, S), contiguous
+    target: Tensor  # (N, S) class ids or (N, C, S) probabilities, contiguous
+    weight: Tensor | None  # (C,)
+    logit_adjustment: Tensor | None  # (C,)
+    scale_tensor: Tensor | None
+    gamma: float
+    label_smoothing: float
+    scale: float
+    ignore_index: int
+    elementwise: bool
+    fp32_loss: bool
+
+    @property
+    def probabilities(self) -> bool:
+        return self.target.dim() == 3
+
+    def shaped(self, loss: Tensor, input: Tensor) -> Tensor:
+        """The loss in the shape that belongs to the user's `input`."""
+        if not self.elementwise:
+            return loss
+        return loss.reshape(input.shape[:1] + input.shape[2:] if input.dim() > 1 else ())
+
+
+def softmax_problem(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma: float,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    logit_adjustment: Tensor | None,
+    normalizer: float | Tensor | str | None,
+    loss_weight: float | Tensor,
+    process_group: Any,
+) -> SoftmaxProblem:
+    """Checks the arguments of a softmax loss and folds reduction and normalizer into a scale."""
+    args.check_reduction(reduction, normalizer)
+    if process_group is not None:
+        raise ValueError("process_group is not supported yet: pass normalizer, averaged over ranks, instead")
+    args.check_tensor("input", input)
+    if input.dim() == 0 or input.shape[min(input.dim() - 1, 1)] == 0:
+        raise ValueError(f"input must be (C,), (N, C) or (N, C, d1, ...) with C at least 1, got {tuple(input.shape)}")
+    rows = input[None, :, None] if input.dim() == 1 else input.reshape(*input.shape[:2], math.prod(input.shape[2:]))
+    classes = rows.shape[1]
+    if classes > MOST_CLASSES:
+        raise ValueError(f"input must have at most {MOST_CLASSES} classes, got {classes}")
+    probabilities = _targets_are_probabilities(input, target)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    args.check_number("gamma", gamma, 0.0, math.inf)
+    args.check_number("label_smoothing", label_smoothing, 0.0, 1.0)
+    args.check_ignore_index(ignore_index)
+    if probabilities and ignore_index >= 0:
+        raise ValueError("ignore_index is not supported for floating point target")
+    if not isinstance(loss_weight, Tensor):
+        args.check_number("loss_weight", loss_weight, -math.inf, math.inf)
+    weight = _per_class("weight", weight, input, classes, dtype)
+    logit_adjustment = _per_class("logit_adjustment", logit_adjustment, input, classes, dtype)
+    flat = target.reshape(rows.shape if probabilities else (rows.shape[0], rows.shape[2])).contiguous()
+
+    divisor: float | Tensor = 1.0
+    if isinstance(normalizer, Tensor):
+        divisor = args.scalar_tensor("normalizer", normalizer, input)
+    elif normalizer == "positives":
+        if probabilities:
+            raise ValueError('normalizer="positives" counts class ids: it needs a target of class ids')
+        divisor = _known(flat, classes, ignore_index).sum().clamp(min=1)
+    elif isinstance(normalizer, str):
+        raise ValueError(f'normalizer must be a number, a 0-d tensor or "positives", got "{normalizer}"')
+    elif normalizer is not None:
+        divisor = float(normalizer)
+    elif reduction == "mean":
+        divisor = _weight_of_rows(flat, weight, classes, ignore_index, probabilities)
+    scale, scale_tensor = args.scale_of(loss_weight, divisor, input, dtype)
+    return SoftmaxProblem(
+        input=rows.contiguous(),
+        target=flat,
+        weight=weight,
+        logit_adjustment=logit_adjustment,
+        scale_tensor=scale_tensor,
+        gamma=float(gamma),
+        label_smoothing=float(label_smoothing),
+        scale=scale,
+        ignore_index=ignore_index,
+        elementwise=reduction == "none",
+        fp32_loss=input.device.type != "meta" and torch.is_autocast_enabled(input.device.type),
+    )
+
+
+def _targets_are_probabilities(input: Tensor, target: Tensor) -> bool:
+    """As F.cross_entropy tells them apart: by shape."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a Tensor, got {type(target).__name__}")
+    args.check_same_device("target", target, input)
+    if target.shape == input.shape:
+        if target.dtype not in args.FLOATS:
+            raise TypeError(f"Expected floating point type for target with class probabilities, got {target.dtype}")
+        return True
+    expected = input.shape[:1] + input.shape[2:] if input.dim() > 1 else torch.Size(())
+    if target.shape != expected:
+        raise ValueError(
+            f"target must have shape {tuple(expected)} for class ids or {tuple(input.shape)} for probabilities, "
+            f"got {tuple(target.shape)}"
+        )
+    if target.dtype not in args.INTEGERS:
+        raise TypeError(f"target of shape {tuple(target.shape)}: class ids must be integers, got {target.dtype}")
+    return False
+
+
+def _per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dtype: torch.dtype) -> Tensor | None:
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor or None, got {type(value).__name__}: pass torch.tensor(...)")
+    args.check_constant(name, value, input)
+    if value.shape != (classes,):
+        raise ValueError(f"{name} must have one value per class, shape ({classes},), got {tuple(value.shape)}")
+    return value.to(dtype).contiguous()
+
+
+def _known(ids: Tensor, classes: int, ignore_index: int) -> Tensor:
+    return (ids >= 0) & (ids < classes) & ~args.is_ignored(ids, ignore_index)
+
+
+def _weight_of_rows(
+    target: Tensor, weight: Tensor | None, classes: int, ignore_index: int, probabilities: bool
+) -> float | Tensor:
+    """What "mean" divides by: the weights of the rows that are not ignored, or the rows of probabilities."""
+    if probabilities:
+        rows = target.shape[0] * target.shape[2]
+        return float(rows) if rows else target.new_zeros((), dtype=torch.float32)
+    known = _known(target, classes, ignore_index)
+    if weight is None:
+        return known.sum()
+    return (weight[torch.where(known, target, 0).long()] * known).sum()

@@ -1,0 +1,186 @@
+"""The logic of the CUDA search (work list, packing, lists, certificate, merges, fallback), run on the host.
+
+Held to the definition in NumPy, bit for bit: brute force ordered by (d2, row), d2 summed in fp64 over ascending
+dimensions, multiply and add rounded apart.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def brute_force(x, query, ptr, query_ptr, k, exclude_self):
+    x, query = x.double().numpy(), query.double().numpy()
+    m = len(query)
+    indices, distances = np.full((m, k), -1), np.full((m, k), np.inf)
+    for begin, end, first, last in zip(ptr[:-1], ptr[1:], query_ptr[:-1], query_ptr[1:], strict=True):
+        d2 = np.zeros((last - first, end - begin))
+        for j in range(x.shape[1]):
+            d2 = d2 + (query[first:last, None, j] - x[None, begin:end, j]) ** 2
+        rows = np.arange(int(begin), int(end))
+        for i in range(int(first), int(last)):
+            near = d2[i - int(first)]
+            order = np.argsort(near, kind="stable")
+            order = order[rows[order] != i][:k] if exclude_self else order[:k]
+            indices[i, : len(order)], distances[i, : len(order)] = rows[order], near[order]
+    return torch.tensor(indices), torch.tensor(distances)
+
+
+def check(knn, x, k, query=None, ptr=None, query_ptr=None, exclude_self=None, **options):
+    """Compares with brute force; returns the counts of rescored candidates and fallen-back rows."""
+    exclude_self = query is None if exclude_self is None else exclude_self
+    query = x if query is None else query
+    ptr = torch.tensor([0, len(x)]) if ptr is None else ptr
+    query_ptr = (ptr if exclude_self else torch.tensor([0, len(query)])) if query_ptr is None else query_ptr
+    indices, distances, totals, _ = knn(x, query, ptr, query_ptr, k, exclude_self, **options)
+    expected = brute_force(x, query, ptr, query_ptr, k, exclude_self)
+    assert torch.equal(indices, expected[0])
+    assert torch.equal(distances, expected[1])
+    return totals
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("k", (1, 5, 12, 13, 32, 33, 64, 65, 200))
+def test_k(emulated_knn, k):
+    totals = check(emulated_knn, normal(700, 16), k)
+    assert totals[1] == 0
+    assert totals[0] == 700 * (k + 8 + k // 16)  # nothing but the shortlist is rescored
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", (1, 3, 8, 33, 100))
+def test_dtypes_and_odd_dimensions(emulated_knn, dtype, d):
+    check(emulated_knn, normal(300, d, dtype=dtype), 7, query=normal(40, d, seed=1, dtype=dtype))
+
+
+def test_largest_k(emulated_knn):
+    check(emulated_knn, normal(4500, 3), 4096, query=normal(20, 3, seed=1))
+
+
+def test_largest_k_in_chunks_smaller_than_it(emulated_knn):
+    check(emulated_knn, normal(4500, 3), 4096, query=normal(20, 3, seed=1), scored_panels=7)
+
+
+def test_largest_dimension(emulated_knn):
+    check(emulated_knn, normal(150, 4096), 5)
+
+
+@pytest.mark.parametrize("k", (5, 70))
+def test_ties_go_to_the_lower_row(emulated_knn, k):
+    x = torch.randint(0, 3, (600, 4), generator=torch.Generator().manual_seed(0)).float()
+    assert check(emulated_knn, x, k)[1] > 0  # more than a shortlist of equals
+
+
+@pytest.mark.parametrize("k", (5, 70))
+def test_duplicates(emulated_knn, k):
+    totals = check(emulated_knn, normal(1, 6).expand(300, 6).contiguous(), k)
+    assert totals[1] == 300
+
+
+@pytest.mark.parametrize("offset", (10.0, 1e3, 1e4))
+def test_offsets_need_no_fallback(emulated_knn, offset):
+    assert check(emulated_knn, normal(500, 8, dtype=torch.float64) + offset, 5)[1] == 0
+
+
+@pytest.mark.parametrize("spread", (10.0, 1e3, 1e5))
+@pytest.mark.parametrize("k", (5, 65))
+def test_clusters_far_apart(emulated_knn, spread, k):
+    """The fast pass can't tell the members of a cluster apart: without the certificate this is wrong."""
+    x = normal(600, 8) + spread * normal(6, 8, seed=1).repeat(100, 1)
+    fallen_back = check(emulated_knn, x, k)[1]
+    assert fallen_back == 600 if spread == 1e5 else fallen_back < 600 or spread == 1e3
+
+
+def test_a_planted_failure_falls_back(emulated_knn):
+    """Twenty neighbours closer together than fp32 resolves at their distance from the mean, one query beside them."""
+    x = torch.cat([normal(400, 4, dtype=torch.float64), torch.full((20, 4), 1e4, dtype=torch.float64)])
+    x[400:] += 1e-9 * torch.arange(20, 0, -1)[:, None]
+    query = torch.cat([normal(5, 4, seed=2, dtype=torch.float64), torch.full((1, 4), 1e4, dtype=torch.float64)])
+    assert check(emulated_knn, x, 5, query=query)[1] == 1
+
+
+@pytest.mark.parametrize("k", (1, 5, 65))
+@pytest.mark.parametrize("shared", (True, False))
+def test_ragged_segments(emulated_knn, k, shared):
+    """Empty, shorter than k, one panel, a panel and a row, several."""
+    sizes = torch.tensor([0, 1, 3, 128, 129, 127, 0, 300, 66])
+    ptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    x = normal(int(ptr[-1]), 5)
+    if shared:
+        check(emulated_knn, x, k, ptr=ptr)
+    else:
+        query_ptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.flip(0).cumsum(0)])
+        query = normal(len(x), 5, seed=1)
+        check(emulated_knn, x, k, query=query, ptr=ptr, query_ptr=query_ptr, exclude_self=False)
+
+
+def test_more_segments_than_counting_threads(emulated_knn):
+    sizes = torch.arange(2500) % 4
+    ptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    check(emulated_knn, normal(int(ptr[-1]), 1), 1, ptr=ptr, references=1 << 20, queries=1 << 20)
+
+
+@pytest.mark.parametrize("k", (5, 64, 70))
+@pytest.mark.parametrize("backwards", (False, True))
+@pytest.mark.parametrize(
+    "options",
+    (
+        {"processors": 132},
+        {"references": 20_000, "queries": 20_000, "scored_panels": 2},
+        {"references": 40_000, "queries": 10_000, "processors": 7, "scored_panels": 3},
+    ),
+)
+def test_splits_chunks_and_batches_change_nothing(emulated_knn, k, backwards, options):
+    x = torch.cat([normal(700, 9), normal(400, 9) + 1e4 * normal(4, 9, seed=1).repeat(100, 1)])
+    check(emulated_knn, x, k, ptr=torch.tensor([0, 650, 1100]), backwards=backwards, **options)
+
+
+def test_order_of_threads_changes_no_count(emulated_knn):
+    x = torch.cat([normal(300, 4), torch.zeros(100, 4)])
+    args = (x, x, torch.tensor([0, 400]), torch.tensor([0, 400]), 6, True)
+    assert emulated_knn(*args)[2] == emulated_knn(*args, backwards=True)[2]
+
+
+@pytest.mark.parametrize("k", (5, 65))
+def test_values_that_fp32_cannot_hold(emulated_knn, k):
+    x = normal(400, 3, dtype=torch.float64)
+    x[7] = 1e200  # its distance is inf
+    x[100:110] *= 1e30
+    x[200:300] *= 1e-200  # their differences underflow in fp32, their squares in fp64
+    check(emulated_knn, x, k)
+
+
+def test_a_not_a_number_is_nobodys_neighbour(emulated_knn):
+    x = normal(60, 3)
+    x[20, 1] = float("nan")
+    indices, distances, _, _ = emulated_knn(x, x, torch.tensor([0, 60]), torch.tensor([0, 60]), 58, True)
+    rest = torch.arange(60) != 20
+    assert not (indices[rest] == 20).any() and not distances[rest].isnan().any()
+    assert distances[20].isnan().all()
+
+
+def test_a_prefix_of_a_longer_list(emulated_knn):
+    x = torch.randint(0, 4, (400, 3), generator=torch.Generator().manual_seed(3)).float()
+    args = (x, x, torch.tensor([0, 400]), torch.tensor([0, 400]))
+    longest = emulated_knn(*args, 90, True)[0]
+    for k in (1, 12, 40, 64, 65):
+        assert torch.equal(emulated_knn(*args, k, True)[0], longest[:, :k])
+
+
+@pytest.mark.parametrize("m, n", ((0, 10), (5, 0), (0, 0)))
+def test_nothing(emulated_knn, m, n):
+    check(emulated_knn, torch.empty(n, 3), 2, query=torch.empty(m, 3))
+
+
+@pytest.mark.parametrize("k", (1, 64, 65, 4096))
+def test_workspace_is_bounded(emulated_knn, k):
+    """Of ten million rows, which the plan only counts: nothing is searched when there are no queries."""
+    x = torch.empty(0, 4096)
+    big = x.as_strided((10_000_000, 4096), (0, 0)) if False else torch.empty(1).expand(10_000_000, 4096)
+    used = emulated_knn(big, torch.empty(0, 4096), torch.tensor([0, 10_000_000]), torch.tensor([0, 0]), k, False)[3]
+    assert used <= 512 << 20
