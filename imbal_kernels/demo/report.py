@@ -80,8 +80,8 @@ def _introduction(setup: Setup) -> str:
         f"one in {setup.negatives_per_positive:,.0f} is positive. The runs differ in the loss of "
         f"the class outputs, and each has the learning rate that suited that loss best in "
         f"development, of one grid for all. The rest is shared: the start (prior bias, π = 0.01), "
-        f"{s.steps:,} steps of {s.batch} scenes in the same order, the optimiser (AdamW, one cycle). Seed {setup.seed}, "
-        f"{escape(setup.device)}, {setup.threads} threads.</p>"
+        f"{s.steps:,} steps of {s.batch} scenes in the same order, the optimiser (AdamW, one cycle). "
+        f"Seed {setup.seed}, {escape(setup.device)}, {setup.threads} threads.</p>"
     )
 
 
