@@ -36,7 +36,7 @@ clean:
 	rm -rf $(VENV) build .cache *.egg-info imbal_kernels/*.so
 
 # torchvision is a test's peer: without its dependencies, which would pull a second torch.
-$(READY): constraints.txt pyproject.toml setup.py $(wildcard csrc/*/*)
+$(READY): constraints.txt pyproject.toml setup.py $(wildcard csrc/*.h csrc/*/*)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt torch numpy setuptools ninja
 	$(RUN) -m pip install -q -c constraints.txt --no-build-isolation -e ".[triton,sklearn,demo,test]"

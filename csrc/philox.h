@@ -1,14 +1,10 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3"
-// (2011), for host and device. reference/sampling.py has its twin and the addressing that follows from it.
+// (2011), for host and device. reference/philox.py has its twin and the addressing that follows from it.
 #pragma once
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define IMBAL_HOST_DEVICE __host__ __device__
-#else
-#define IMBAL_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace imbal {
 
@@ -17,7 +13,7 @@ struct Words {
 };
 
 // The four words of one block: counter words 0 and 1 are `block`, 2 and 3 `stream`, lower half first.
-IMBAL_HOST_DEVICE inline Words philox(uint64_t key, uint64_t stream, uint64_t block) {
+IMBAL_HOST_DEVICE Words philox(uint64_t key, uint64_t stream, uint64_t block) {
   uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
   uint32_t c0 = (uint32_t)block, c1 = (uint32_t)(block >> 32);
   uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);

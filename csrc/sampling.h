@@ -16,7 +16,7 @@ struct Draw {
 };
 
 // Draw number `draw` of a class: words 0 and 1 give the seed, 2 the neighbour, 3 the step. seeds < 2^31.
-IMBAL_HOST_DEVICE inline Draw smote_draw(uint64_t key, int64_t stream, int64_t draw, int64_t seeds, int64_t k) {
+IMBAL_HOST_DEVICE Draw smote_draw(uint64_t key, int64_t stream, int64_t draw, int64_t seeds, int64_t k) {
   const Words r = philox(key, (uint64_t)stream, (uint64_t)draw);
   const uint64_t n = (uint64_t)seeds;
   const uint64_t seed = (r.w[1] * n + (r.w[0] * n >> 32)) >> 32;  // floor((w1 2^32 + w0) n / 2^64)
@@ -24,7 +24,7 @@ IMBAL_HOST_DEVICE inline Draw smote_draw(uint64_t key, int64_t stream, int64_t d
 }
 
 // a + step * (b - a), every operation rounded by itself.
-IMBAL_HOST_DEVICE inline double blend(double a, double b, double step) {
+IMBAL_HOST_DEVICE double blend(double a, double b, double step) {
 #if defined(__CUDA_ARCH__)
   return __dadd_rn(a, __dmul_rn(step, __dadd_rn(b, -a)));
 #else
@@ -33,7 +33,7 @@ IMBAL_HOST_DEVICE inline double blend(double a, double b, double step) {
 #endif
 }
 
-IMBAL_HOST_DEVICE inline double into_box(double v, double a, double b) {
+IMBAL_HOST_DEVICE double into_box(double v, double a, double b) {
   const double low = a < b ? a : b, high = a < b ? b : a;
   return v < low ? low : v > high ? high : v;
 }
@@ -41,14 +41,14 @@ IMBAL_HOST_DEVICE inline double into_box(double v, double a, double b) {
 // One element of a synthetic row, between those of its end points; step in [0, 1). Narrow floats are blended
 // in fp64 and come back to fp32 first: two roundings for fp16 and bf16.
 template <class T>
-IMBAL_HOST_DEVICE inline T interpolate(T a, T b, double step) {
+IMBAL_HOST_DEVICE T interpolate(T a, T b, double step) {
   const double x = (double)(float)a, y = (double)(float)b;
   return (T)(float)into_box(blend(x, y, step), x, y);
 }
 
 // In halves where the difference overflows.
 template <>
-IMBAL_HOST_DEVICE inline double interpolate(double a, double b, double step) {
+IMBAL_HOST_DEVICE double interpolate(double a, double b, double step) {
   const bool far = fabs(b - a) > 0x1.fffffffffffffp1023;
   const double scale = far ? 0.5 : 1;
   return into_box(blend(a * scale, b * scale, step) / scale, a, b);
@@ -56,31 +56,31 @@ IMBAL_HOST_DEVICE inline double interpolate(double a, double b, double step) {
 
 // Integers to the nearest, ties to even.
 template <class T>
-IMBAL_HOST_DEVICE inline T interpolate_narrow_integer(T a, T b, double step) {
+IMBAL_HOST_DEVICE T interpolate_narrow_integer(T a, T b, double step) {
   return (T)llrint(blend((double)a, (double)b, step));
 }
 
 template <>
-IMBAL_HOST_DEVICE inline int32_t interpolate(int32_t a, int32_t b, double step) {
+IMBAL_HOST_DEVICE int32_t interpolate(int32_t a, int32_t b, double step) {
   return interpolate_narrow_integer(a, b, step);
 }
 template <>
-IMBAL_HOST_DEVICE inline int16_t interpolate(int16_t a, int16_t b, double step) {
+IMBAL_HOST_DEVICE int16_t interpolate(int16_t a, int16_t b, double step) {
   return interpolate_narrow_integer(a, b, step);
 }
 template <>
-IMBAL_HOST_DEVICE inline int8_t interpolate(int8_t a, int8_t b, double step) {
+IMBAL_HOST_DEVICE int8_t interpolate(int8_t a, int8_t b, double step) {
   return interpolate_narrow_integer(a, b, step);
 }
 template <>
-IMBAL_HOST_DEVICE inline uint8_t interpolate(uint8_t a, uint8_t b, double step) {
+IMBAL_HOST_DEVICE uint8_t interpolate(uint8_t a, uint8_t b, double step) {
   return interpolate_narrow_integer(a, b, step);
 }
 
 // The distance of two int64 may take 64 bits and more digits than fp64 has: it is taken modulo 2^64, and
 // the rounded part of it that is walked is never more than all of it.
 template <>
-IMBAL_HOST_DEVICE inline int64_t interpolate(int64_t a, int64_t b, double step) {
+IMBAL_HOST_DEVICE int64_t interpolate(int64_t a, int64_t b, double step) {
   const uint64_t x = (uint64_t)a, y = (uint64_t)b, distance = a < b ? y - x : x - y;
   const uint64_t part = (uint64_t)rint(step * (double)distance);
   const uint64_t walked = part < distance ? part : distance;

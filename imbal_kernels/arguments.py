@@ -67,18 +67,12 @@ def sigmoid_problem(
     count: Count,
 ) -> SigmoidProblem:
     """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale."""
-    check_reduction(reduction, normalizer)
-    if process_group is not None:
-        raise ValueError("process_group is not supported yet: pass normalizer, averaged over ranks, instead")
+    check_reduction(reduction, normalizer, process_group)
     _check_logits(input_name, input)
     dense = _targets_are_dense(input_name, target_name, input, target)
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    check_number("gamma", gamma, 0.0, math.inf)
-    check_number("label_smoothing", label_smoothing, 0.0, 1.0)
-    check_ignore_index(ignore_index)
-    if not isinstance(loss_weight, Tensor):
-        check_number("loss_weight", loss_weight, -math.inf, math.inf)
+    check_options(gamma, label_smoothing, ignore_index, loss_weight)
 
     alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
     weights = None if weight is None else _weight(weight, input, input_name, dtype)
@@ -114,7 +108,7 @@ def sigmoid_problem(
         scale=scale,
         ignore_index=ignore_index,
         elementwise=reduction == "none",
-        fp32_loss=input.device.type != "meta" and torch.is_autocast_enabled(input.device.type),
+        fp32_loss=under_autocast(input),
     )
 
 
@@ -129,12 +123,21 @@ def holds_object(target: Tensor, num_classes: int, ignore_index: int, dense: boo
     return positive & ~is_ignored(target, ignore_index)
 
 
-def check_reduction(reduction: str, normalizer: float | Tensor | str | None) -> None:
+def under_autocast(input: Tensor) -> bool:
+    return input.device.type != "meta" and torch.is_autocast_enabled(input.device.type)
+
+
+def check_reduction(reduction: str, normalizer: float | Tensor | str | None, process_group: Any) -> None:
     """The reduction by PyTorch's names, and a normalizer only where there is a sum to divide."""
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not a valid value for reduction")
-    if normalizer is None:
-        return
+    if normalizer is not None:
+        _check_normalizer(reduction, normalizer)
+    if process_group is not None:
+        raise ValueError("process_group is not supported yet: pass normalizer, averaged over ranks, instead")
+
+
+def _check_normalizer(reduction: str, normalizer: float | Tensor | str) -> None:
     if reduction == "none":
         raise ValueError('normalizer divides a sum: it needs reduction="mean" or "sum", got "none"')
     if isinstance(normalizer, str):
@@ -160,9 +163,14 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
-def check_ignore_index(ignore_index: int) -> None:
+def check_options(gamma: float, label_smoothing: float, ignore_index: int, loss_weight: float | Tensor) -> None:
+    """The numbers that every family takes."""
+    check_number("gamma", gamma, 0.0, math.inf)
+    check_number("label_smoothing", label_smoothing, 0.0, 1.0)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {_kind(ignore_index)}")
+    if not isinstance(loss_weight, Tensor):
+        check_number("loss_weight", loss_weight, -math.inf, math.inf)
 
 
 def check_tensor(name: str, input: Tensor) -> None:

@@ -37,7 +37,7 @@ class SoftmaxProblem(NamedTuple):
         """The loss in the shape that belongs to the user's `input`."""
         if not self.elementwise:
             return loss
-        return loss.reshape(input.shape[:1] + input.shape[2:] if input.dim() > 1 else ())
+        return loss.reshape(_ids_shape(input))
 
 
 def softmax_problem(
@@ -55,9 +55,7 @@ def softmax_problem(
     process_group: Any,
 ) -> SoftmaxProblem:
     """Checks the arguments of a softmax loss and folds reduction and normalizer into a scale."""
-    args.check_reduction(reduction, normalizer)
-    if process_group is not None:
-        raise ValueError("process_group is not supported yet: pass normalizer, averaged over ranks, instead")
+    args.check_reduction(reduction, normalizer, process_group)
     args.check_tensor("input", input)
     if input.dim() == 0 or input.shape[min(input.dim() - 1, 1)] == 0:
         raise ValueError(f"input must be (C,), (N, C) or (N, C, d1, ...) with C at least 1, got {tuple(input.shape)}")
@@ -67,13 +65,9 @@ def softmax_problem(
         raise ValueError(f"input must have at most {MOST_CLASSES} classes, got {classes}")
     probabilities = _targets_are_probabilities(input, target)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    args.check_number("gamma", gamma, 0.0, math.inf)
-    args.check_number("label_smoothing", label_smoothing, 0.0, 1.0)
-    args.check_ignore_index(ignore_index)
+    args.check_options(gamma, label_smoothing, ignore_index, loss_weight)
     if probabilities and ignore_index >= 0:
         raise ValueError("ignore_index is not supported for floating point target")
-    if not isinstance(loss_weight, Tensor):
-        args.check_number("loss_weight", loss_weight, -math.inf, math.inf)
     weight = _per_class("weight", weight, input, classes, dtype)
     logit_adjustment = _per_class("logit_adjustment", logit_adjustment, input, classes, dtype)
     flat = target.reshape(rows.shape if probabilities else (rows.shape[0], rows.shape[2])).contiguous()
@@ -84,7 +78,7 @@ def softmax_problem(
     elif normalizer == "positives":
         if probabilities:
             raise ValueError('normalizer="positives" counts class ids: it needs a target of class ids')
-        divisor = _known(flat, classes, ignore_index).sum().clamp(min=1)
+        divisor = args.holds_object(flat, classes, ignore_index, dense=False).sum().clamp(min=1)
     elif isinstance(normalizer, str):
         raise ValueError(f'normalizer must be a number, a 0-d tensor or "positives", got "{normalizer}"')
     elif normalizer is not None:
@@ -103,8 +97,13 @@ def softmax_problem(
         scale=scale,
         ignore_index=ignore_index,
         elementwise=reduction == "none",
-        fp32_loss=input.device.type != "meta" and torch.is_autocast_enabled(input.device.type),
+        fp32_loss=args.under_autocast(input),
     )
+
+
+def _ids_shape(input: Tensor) -> torch.Size:
+    """The shape of class ids, and of the elementwise loss: that of the logits without their classes."""
+    return input.shape[:1] + input.shape[2:] if input.dim() > 1 else torch.Size()
 
 
 def _targets_are_probabilities(input: Tensor, target: Tensor) -> bool:
@@ -116,7 +115,7 @@ def _targets_are_probabilities(input: Tensor, target: Tensor) -> bool:
         if target.dtype not in args.FLOATS:
             raise TypeError(f"Expected floating point type for target with class probabilities, got {target.dtype}")
         return True
-    expected = input.shape[:1] + input.shape[2:] if input.dim() > 1 else torch.Size(())
+    expected = _ids_shape(input)
     if target.shape != expected:
         raise ValueError(
             f"target must have shape {tuple(expected)} for class ids or {tuple(input.shape)} for probabilities, "
@@ -138,10 +137,6 @@ def _per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dty
     return value.to(dtype).contiguous()
 
 
-def _known(ids: Tensor, classes: int, ignore_index: int) -> Tensor:
-    return (ids >= 0) & (ids < classes) & ~args.is_ignored(ids, ignore_index)
-
-
 def _weight_of_rows(
     target: Tensor, weight: Tensor | None, classes: int, ignore_index: int, probabilities: bool
 ) -> float | Tensor:
@@ -149,7 +144,7 @@ def _weight_of_rows(
     if probabilities:
         rows = target.shape[0] * target.shape[2]
         return float(rows) if rows else target.new_zeros((), dtype=torch.float32)
-    known = _known(target, classes, ignore_index)
+    known = args.holds_object(target, classes, ignore_index, dense=False)
     if weight is None:
         return known.sum()
     return (weight[torch.where(known, target, 0).long()] * known).sum()

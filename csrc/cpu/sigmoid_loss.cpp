@@ -56,7 +56,7 @@ double value(const Tensor& t) {
 }
 
 // Outputs of this size are out of the caches before anyone reads them. Stores that go past the caches save
-// fetching what they overwrite: 1.05 ms instead of 1.25 ms for 100,000 x 80 on two Zen 5 cores.
+// fetching what they overwrite: 0.81 instead of 0.90 ms for the formula alone, 8e6 fp32 on two Zen 5 cores.
 bool too_large_to_cache(const Tensor& t) { return t.numel() * t.element_size() >= 16 << 20; }
 bool aligned(const void* p) { return (uintptr_t)p % 64 == 0; }
 

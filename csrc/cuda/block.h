@@ -7,11 +7,11 @@
 #include <cstring>
 #include <vector>
 
+#include "../neighbors.h"
+
 #ifdef __CUDACC__
-#define IMBAL_HOST_DEVICE __host__ __device__ inline
-#define IMBAL_DEVICE __device__ inline  // on the host where a host's compiler reads it
+#define IMBAL_DEVICE __device__ inline  // a GPU's alone where nvcc reads it, the host's elsewhere
 #else
-#define IMBAL_HOST_DEVICE inline
 #define IMBAL_DEVICE inline
 #endif
 

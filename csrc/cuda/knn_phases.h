@@ -128,10 +128,12 @@ struct Pack {
     constexpr float inf = std::numeric_limits<float>::infinity();
     block.each(kPanel, [&](int64_t r) {
       const int64_t at = block.index * kPanel + r;
-      if (self.queries)
+      if (self.queries) {
         self.s.norm[at] = sh.unsafe[r] ? inf : sh.norm[r];
-      else
+        self.s.uncertain[at] = 0;
+      } else {
         self.s.start[at] = r >= p.rows ? -inf : sh.unsafe[r] ? inf : start_score(sh.norm[r], self.s.d);
+      }
     });
   }
 };
@@ -192,9 +194,10 @@ struct Finish {
     });
     const bool certain = is_certain(norm, sh.cutoff, sh.kth, s.d);
     block.each(1, [&](int64_t) {
-      self.s.uncertain[block.index] = !certain;
+      uint8_t& uncertain = self.s.uncertain[block.index];
       block.count(self.s.totals, n);
-      if (!certain) block.count(self.s.totals + 1, 1);
+      if (!certain && !uncertain) block.count(self.s.totals + 1, 1);
+      uncertain = certain ? uncertain & 2 : 3;
     });
     if (certain) merge(block, nearest, c, n, range.first_row, ranks);
   }
@@ -234,7 +237,7 @@ struct Finish {
       const uint32_t prefix = sh.prefix;
       block.each(256, [&](int64_t i) { sh.histogram[i] = 0; });
       block.each(range.rows, [&](int64_t i) {
-        const uint32_t key = ordered(scores[i]);
+        const uint32_t key = ordered_bits(scores[i]);
         if (passes(i) && (uint64_t)key >> (shift + 8) == prefix) block.add(&sh.histogram[key >> shift & 255], 1);
       });
       block.each(1, [&](int64_t) {
@@ -245,11 +248,11 @@ struct Finish {
     }
     block.each(1, [&](int64_t) {
       sh.n = 0;
-      sh.cutoff = from_ordered(sh.prefix);
+      sh.cutoff = from_ordered_bits(sh.prefix);
     });
     const uint32_t cutoff = sh.prefix;
     block.each(range.rows, [&](int64_t i) {
-      if (passes(i) && ordered(scores[i]) > cutoff) c.row[block.add(&sh.n, 1)] = (uint32_t)i;
+      if (passes(i) && ordered_bits(scores[i]) > cutoff) c.row[block.add(&sh.n, 1)] = (uint32_t)i;
     });
   }
 };
@@ -282,7 +285,7 @@ struct Fallback {
     block.each(1, [&](int64_t) {
       sh.any = 0;
       for (int r = 0; r < kRows; ++r) {
-        sh.active[r] = first + r < p.rows && self.s.uncertain[slot + r];
+        sh.active[r] = first + r < p.rows && self.s.uncertain[slot + r] & 1;
         sh.any |= sh.active[r];
         sh.n[r] = 0;
       }
@@ -327,8 +330,8 @@ struct Fallback {
         with_element(self.s.element, self.s.x.data, [&](auto x) {
           x += (row + t) * self.s.d + begin;
           for (int j = 0; j < dims; ++j) {
-            const double value = wide(x[j]);
-            for (int r = 0; r < kRows; ++r) sum[r] = exact_add(sum[r], sh.query[j][r], value);
+            const double value = (double)x[j];
+            for (int r = 0; r < kRows; ++r) sum[r] = add_square(sum[r], sh.query[j][r], value);
           }
         });
         for (int r = 0; r < kRows; ++r) sh.sum[r][t] = sum[r];

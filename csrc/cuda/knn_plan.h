@@ -1,5 +1,5 @@
-// The sequence of launches of a search, and the workspace it needs: at most kBudget bytes and 16 a segment, whatever
-// the number of rows (one panel, batch and chunk is the least: 4.5 MiB for the largest d and k).
+// The sequence of launches of a search, and the workspace it needs: at most 512 MiB and 16 bytes a segment, whatever the
+// number of rows.
 
 #pragma once
 
@@ -33,7 +33,7 @@ struct Plan {
 
   Plan(Search& s, int64_t n, int64_t m, int processors, const Budget& budget) {
     s.padded_d = (int)divide_up(s.d, kStep) * kStep;
-    s.kept = s.k + 8 + s.k / 16;  // slack, so that one shortlist in a thousand is uncertain, not every other
+    s.kept = s.k + 8 + s.k / 16;  // slack: with k alone a cutoff could prove nothing
     s.capacity = s.k <= 12 ? 32 : s.k <= 32 ? 64 : 96;
     const bool fused = s.k <= kFusedK;
     // A segment's last panel may be short: one for each segment at most, and none without a row.

@@ -54,7 +54,7 @@ struct Search {
   uint32_t* lists;                    // (batch rows, splits, kept) rows, counted from the segment's first in the chunk
   int* counts;
   float* cutoffs;  // (batch rows, splits): no reference that is not listed scores more
-  uint8_t* uncertain;
+  uint8_t* uncertain;  // bit 0: in the chunk at hand, bit 1: in any so far
   int64_t* indices;
   double* distances;
   int64_t* totals;  // rescored, fallen back
@@ -70,37 +70,17 @@ IMBAL_DEVICE auto with_element(Element element, const void* data, F f) {
   }
 }
 
-IMBAL_DEVICE double wide(double v) { return v; }
-IMBAL_DEVICE double wide(float v) { return v; }
-IMBAL_DEVICE double wide(torch::headeronly::BFloat16 v) { return (float)v; }
-IMBAL_DEVICE double wide(torch::headeronly::Half v) { return (float)v; }
-
 IMBAL_DEVICE double load(const Search& s, const Rows& side, int64_t row, int64_t j) {
-  return with_element(s.element, side.data, [&](auto p) { return wide(p[row * s.d + j]); });
+  return with_element(s.element, side.data, [&](auto p) { return (double)p[row * s.d + j]; });
 }
-
-// The definition's arithmetic: nothing is fused, on any compiler.
-#ifdef __CUDA_ARCH__
-IMBAL_DEVICE double exact_add(double sum, double a, double b) {
-  const double difference = __dsub_rn(a, b);
-  return __dadd_rn(sum, __dmul_rn(difference, difference));
-}
-#else
-IMBAL_DEVICE double exact_add(double sum, double a, double b) {
-  const double difference = a - b, square = difference * difference;
-  return sum + square;
-}
-#endif
 
 // A squared distance as bits that order as distances do; any NaN comes last but for rows that do not exist.
 IMBAL_DEVICE uint64_t distance_bits(double d2) { return d2 == d2 ? bits_as<uint64_t>(d2) : 0x7ff8000000000000ull; }
 
 IMBAL_DEVICE uint64_t exact_distance(const Search& s, int64_t query, int64_t row) {
   return with_element(s.element, s.x.data, [&](auto x) {
-    decltype(x) a = x + row * s.d, b = (decltype(x))s.query.data + query * s.d;
-    double sum = 0;
-    for (int j = 0; j < s.d; ++j) sum = exact_add(sum, wide(b[j]), wide(a[j]));
-    return distance_bits(sum);
+    const decltype(x) q = (decltype(x))s.query.data;
+    return distance_bits(squared_distance(q + query * s.d, x + row * s.d, s.d));
   });
 }
 
@@ -169,14 +149,7 @@ IMBAL_DEVICE float first_threshold(const Nearest& nearest, double norm, int d) {
 
 // ---- Lists of the fast pass: keys that order by score, the highest first, then by row.
 
-IMBAL_DEVICE uint32_t ordered(float v) {
-  const uint32_t bits = bits_as<uint32_t>(v);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-IMBAL_DEVICE float from_ordered(uint32_t v) { return bits_as<float>(v & 0x80000000u ? v & 0x7fffffffu : ~v); }
-
-IMBAL_DEVICE uint64_t list_key(float score, uint32_t row) { return (uint64_t)~ordered(score) << 32 | row; }
+IMBAL_DEVICE uint64_t list_key(float score, uint32_t row) { return (uint64_t)~ordered_bits(score) << 32 | row; }
 
 // One query's list: `kept` keys in order, then a buffer for what passed the threshold since the last merge.
 // state: how many are kept << 16 | how many came to the buffer, those included that found it full.
@@ -221,7 +194,7 @@ IMBAL_DEVICE void merge(const Block& warp, const List& list, int kept, int capac
     const int now = at_most(listed + buffered, kept);
     *list.state = now << 16;
     // A full list bounds the rest: inclusive, as an equal score with a lower row goes first.
-    if (now == kept) *list.threshold = from_ordered(~(uint32_t)(list.keys[kept - 1] >> 32));
+    if (now == kept) *list.threshold = from_ordered_bits(~(uint32_t)(list.keys[kept - 1] >> 32));
   });
 }
 

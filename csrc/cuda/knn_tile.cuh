@@ -3,8 +3,8 @@
 // A step of 8 dimensions is 4 KiB of each side, contiguous as packed, copied asynchronously (16 bytes a thread and side)
 // while the step before is multiplied: one barrier a step. A dimension costs a thread 64 FFMA and four 128-bit shared
 // loads, of which a quarter-warp's addresses are one broadcast (queries) or 128 contiguous bytes (references): no bank
-// conflicts. Scores start at the reference's own term, so that a candidate costs about 1.4 instructions after that: the
-// largest of a row's eight against the row's threshold.
+// conflicts. Scores start at the reference's own term, so that a candidate costs
+// little after that: the largest of a row's eight is compared with the row's threshold.
 
 #pragma once
 

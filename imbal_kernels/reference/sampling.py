@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.reference.philox import NORMALS, bounded, normals, philox_words
-from imbal_kernels.sampling.resampling import Resampling, check_finite
+from imbal_kernels.sampling.arguments import check_finite
+from imbal_kernels.sampling.resampling import Resampling
 
 # words(like, key, stream, first, blocks) -> (blocks, 4) int64
 Words = Callable[[Tensor, int, int, int, int], Tensor]
@@ -96,7 +97,7 @@ def add_noise(resampling: Resampling, out: Tensor, factors: Mapping[int, float],
         scale = factors[label] * bandwidth * deviation
         noise = normals(words(X, key, label, NORMALS, -(-count * columns // 4)))[: count * columns]
         out[begin:end] = (out[begin:end].double() + noise.view(count, columns) * scale).to(X.dtype)
-    check_finite(f"X with noise must stay within {X.dtype}: it", out[rows:])
+    check_finite(f"X with noise must stay within {X.dtype}: it", out[rows:], "feature")
 
 
 def subset(resampling: Resampling, replacement: bool, key: int, words: Words) -> Tensor:

@@ -29,9 +29,7 @@ def softmax_loss(problem: SoftmaxProblem) -> Tensor:
     if problem.probabilities:
         loss = _of_probabilities(x, problem.target.to(wide), problem)
     else:
-        ignored = is_ignored(problem.target, problem.ignore_index)
-        ids = problem.target.long()
-        bad = ((ids < 0) | (ids >= x.shape[1])) & ~ignored
+        ids, ignored, bad = _decode_ids(problem)
         # Ignored rows leave the graph here, so a NaN in one reaches neither loss nor gradient.
         x = torch.where(ignored[:, None], 0.0, x)
         loss = _of_ids(x, torch.where(ignored | bad, 0, ids), problem)
@@ -45,6 +43,12 @@ def softmax_loss(problem: SoftmaxProblem) -> Tensor:
     total = loss.sum()
     # 0 * scale: a mean over nothing, whose scale is 1 / 0, is NaN.
     return total if problem.scale_tensor is None else total + problem.scale_tensor * 0.0
+
+
+def _decode_ids(problem: SoftmaxProblem) -> tuple[Tensor, Tensor, Tensor]:
+    """Class ids as int64, the ignored and the bad among them: (N, S) each."""
+    ids, ignored = problem.target.long(), is_ignored(problem.target, problem.ignore_index)
+    return ids, ignored, ((ids < 0) | (ids >= problem.input.shape[1])) & ~ignored
 
 
 def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
@@ -79,10 +83,9 @@ def _of_probabilities(x: Tensor, t: Tensor, problem: SoftmaxProblem) -> Tensor:
 
 def first_bad_row(problem: SoftmaxProblem) -> Tensor:
     """The first row, of (N, S) flattened, with a class id out of range, or their number: a 0-d tensor."""
-    ids = problem.target.flatten()
-    bad = ((ids.long() < 0) | (ids.long() >= problem.input.shape[1])) & ~is_ignored(ids, problem.ignore_index)
-    rows = torch.arange(ids.numel(), device=ids.device)
-    return torch.where(bad, rows, ids.numel()).min() if ids.numel() else rows.sum()
+    bad = _decode_ids(problem)[2].flatten()
+    rows = torch.arange(bad.numel(), device=bad.device)
+    return torch.where(bad, rows, bad.numel()).min() if bad.numel() else rows.sum()
 
 
 def cross_entropy(

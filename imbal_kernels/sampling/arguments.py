@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import FLOATS
+from imbal_kernels.arguments import check_tensor
 
 MAX_NEIGHBORS = MAX_COLUMNS = 4096
 
@@ -86,18 +86,13 @@ def check_values(problem: KnnProblem) -> None:
     if too_small.any():
         s = int(too_small.int().argmax())
         check_neighbors(problem.k, int(sizes[s]), int(query_sizes[s]), problem.exclude_self, s)
-    _check_finite("x", problem.x)
+    check_finite("x", problem.x, "column")
     if problem.query is not problem.x:
-        _check_finite("query", problem.query)
+        check_finite("query", problem.query, "column")
 
 
 def _check_points(name: str, points: Tensor) -> None:
-    if not isinstance(points, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(points).__name__}")
-    if points.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {points.dtype}")
-    if points.layout != torch.strided:
-        raise ValueError(f"{name} must be a strided tensor, got {points.layout}")
+    check_tensor(name, points)
     if points.dim() != 2:
         raise ValueError(f"{name} must be 2-d, rows of coordinates, got shape {tuple(points.shape)}")
     if not 1 <= points.shape[1] <= MAX_COLUMNS:
@@ -139,12 +134,13 @@ def _segment_sizes(name: str, ptr: Tensor, points_name: str, points: Tensor) -> 
     return sizes
 
 
-def _check_finite(name: str, points: Tensor) -> None:
-    if points.numel() == 0:
+def check_finite(name: str, points: Tensor, column_name: str) -> None:
+    """A ValueError with the first element that is not finite."""
+    if not points.is_floating_point() or points.numel() == 0:
         return
     low, high = points.aminmax()  # NaN if there is one; needs no memory, as isfinite would
     if low.isfinite() and high.isfinite():
         return
     row = int(torch.cat([(~part.isfinite()).any(1) for part in points.split(4096)]).int().argmax())
     column = int((~points[row].isfinite()).int().argmax())
-    raise ValueError(f"{name} must be finite, got {points[row, column].item()} at row {row}, column {column}")
+    raise ValueError(f"{name} must be finite, got {points[row, column].item()} at row {row}, {column_name} {column}")

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from imbal_kernels.arguments import FLOATS, INTEGERS
+from imbal_kernels.sampling.arguments import MAX_NEIGHBORS, check_finite
 from imbal_kernels.sampling.strategy import Strategy, counts_of
 
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-MAX_NEIGHBORS = 4095
+LABELS = (*INTEGERS, torch.bool)
+MOST = MAX_NEIGHBORS - 1  # knn is asked for one more, the row itself
 MAX_ROWS = 2**31 - 1
 KINDS = ("borderline-1", "borderline-2")
 
@@ -70,8 +71,8 @@ def check_neighbors(name: str, value: object) -> None:
     """k_neighbors, m_neighbors, n_neighbors: an int from 1 to what `knn` takes, less one for the row itself."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if not 1 <= int(value) <= MAX_NEIGHBORS:
-        raise ValueError(f"{name} must be from 1 to {MAX_NEIGHBORS}, got {value}")
+    if not 1 <= int(value) <= MOST:
+        raise ValueError(f"{name} must be from 1 to {MOST}, got {value}")
 
 
 def check_enough(name: str, k: int, rows: int, where: str) -> None:
@@ -146,7 +147,7 @@ def _check_data(
     if values.numel() < 2:
         raise ValueError("The target 'y' needs to have more than 1 class. Got 1 class instead")
     if finite:
-        check_finite("X", X)
+        check_finite("X", X, "feature")
     return order, dict(zip(values.long().tolist(), sizes.tolist(), strict=True))
 
 
@@ -156,9 +157,9 @@ def _check_tensors(X: Tensor, y: Tensor) -> None:
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
         if tensor.layout != torch.strided:
             raise ValueError(f"{name} must be a strided tensor, got {tensor.layout}")
-    if X.dtype not in FLOATS + INTEGERS:
+    if X.dtype not in FLOATS + LABELS:
         raise TypeError(f"X must be float32, float64, bfloat16, float16, integer or bool, got {X.dtype}")
-    if y.dtype not in INTEGERS:
+    if y.dtype not in LABELS:
         raise TypeError(f"y must hold class labels, integer or bool, got {y.dtype}")
     if X.dim() != 2:
         raise ValueError(f"X must have shape (rows, features), got {tuple(X.shape)}")
@@ -174,16 +175,6 @@ def _check_tensors(X: Tensor, y: Tensor) -> None:
         raise ValueError(f"y must be on the device of X, {X.device}, got {y.device}")
     if X.requires_grad:
         raise ValueError("X requires grad, but no gradient is computed for it: pass X.detach()")
-
-
-def check_finite(name: str, X: Tensor) -> None:
-    """A ValueError with the first element that is not finite."""
-    if not X.is_floating_point() or X.numel() == 0:
-        return
-    low, high = X.aminmax()  # no tensor of flags; NaN wins
-    if not torch.stack((low, high)).isfinite().all():
-        row, column = (~X.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be finite, got {X[row, column].item()} at row {row}, feature {column}")
 
 
 def draw_key(generator: torch.Generator | None) -> int:
