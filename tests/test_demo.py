@@ -178,16 +178,31 @@ def test_training_is_repeatable():
         assert torch.equal(a, b)
 
 
-def test_options():
+def parse(*options: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
-    args = parser.parse_args(["--quick", "--seed", "3", "--threads", "2"])
+    return parser.parse_args(options)
+
+
+def test_options():
+    args = parse("--quick", "--seed", "3", "--threads", "2")
     assert args.quick and args.seed == 3 and args.threads == 2 and args.device == "auto"
+
+
+@pytest.mark.parametrize("options", [("--threads", "0"), ("--seed", "-1"), ("--seed", str(2**32)), ("--seed", "1.5")])
+def test_numbers_out_of_range(options, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(*options)
+    assert f"argument {options[0]}: expected an integer from" in capsys.readouterr().err
 
 
 def test_asking_for_an_absent_gpu_is_explained(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    parser = argparse.ArgumentParser()
-    demo.add_arguments(parser)
-    assert demo.main(parser.parse_args(["--device", "cuda"])) == 2
-    assert "there is none" in capsys.readouterr().out
+    assert demo.main(parse("--device", "cuda")) == 2
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_noticed_before_training(capsys, tmp_path):
+    (tmp_path / "notes").touch()
+    assert demo.main(parse("--out", str(tmp_path / "notes"))) == 2
+    assert "notes: File exists" in capsys.readouterr().err

@@ -40,8 +40,8 @@ class Setup:
 
 
 COLUMNS = (
-    "run", "at p ≥ 0.5: accuracy", "precision", "recall", "threshold of best F1", "at it: accuracy",
-    "precision", "recall", "AP of outputs", "AP of boxes",
+    "run", "p ≥ 0.5: accuracy", "precision", "recall", "threshold of best F1", "at it: accuracy",
+    "precision", "recall", "AP, outputs", "AP, boxes",
 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def write_report(
     """Write the whole report to `path`; `tables` is its second part."""
     curves = learning_curves([(r.remedy, r.history) for r in runs])
     recall = precision_recall([(r.remedy, r.scores.output_curve, r.scores.box_curve) for r in runs])
-    shown = list(range(min(8, len(test))))
+    shown = list(range(min(6, len(test))))
     seen = pictures(test, shown, [(r.remedy, r.detections, r.threshold) for r in runs])
     parts = [
         "<h1>Rare positives: three losses, one detector</h1>",
@@ -152,7 +152,7 @@ def write_report(
         "<h2>How this setup was chosen</h2>",
         CHOICE,
         "<h2>Detections</h2>",
-        figure(seen, "The first test scenes, unselected; each run at its own threshold."),
+        figure(seen, "The first test scenes, each run at its own threshold. Dashed: wrong label or place."),
         "<h2>Time in the loss</h2>",
         _timing(time, setup),
     ]

