@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from imbal_kernels import demo
-from imbal_kernels.demo import boxes, choice, evaluate, remedies, scenes, tables
+from imbal_kernels.demo import boxes, choice, evaluate, figures, remedies, scenes, tables
 from imbal_kernels.demo.detector import Detector, giou_loss, normalize
 from imbal_kernels.demo.train import Data, data_order, train
 
@@ -206,3 +206,9 @@ def test_a_file_in_the_place_of_the_folder_is_noticed_before_training(capsys, tm
     (tmp_path / "notes").touch()
     assert demo.main(parse("--out", str(tmp_path / "notes"))) == 2
     assert "notes: File exists" in capsys.readouterr().err
+
+
+def test_one_place_is_drawn_once_with_all_its_labels():
+    box = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70], [0, 0, 10, 9], [5, 5, 5, 5]])
+    found = (box, torch.tensor([1, 2, 7, 3]), torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    assert list(figures._places(found)) == [(0, "1 7"), (1, "2"), (3, "3")]

@@ -97,6 +97,10 @@ at the threshold with the best F1 of the outputs on validation scenes. The pictu
 second. Digits and photographs are held out: test digits and the part of the photographs they
 are pasted on occur in no training scene.</p>"""
 
+PICTURES_NOTE = """The first test scenes, each run at its own threshold. Several labels in one place stand
+surest first; dashed where the surest is wrong or the box is off."""
+
+
 def _gradients(runs: Sequence[Run]) -> str:
     rows = [
         [r.remedy.name, r.remedy.recipe, f"{r.remedy.lr:g}"]
@@ -152,7 +156,7 @@ def write_report(
         "<h2>How this setup was chosen</h2>",
         CHOICE,
         "<h2>Detections</h2>",
-        figure(seen, "The first test scenes, each run at its own threshold. Dashed: wrong label or place."),
+        figure(seen, PICTURES_NOTE),
         "<h2>Time in the loss</h2>",
         _timing(time, setup),
     ]
