@@ -1,6 +1,7 @@
 """Losses and resampling for imbalanced data, fused on the device."""
 
 from imbal_kernels import reference
+from imbal_kernels.dense import dense_focal_loss
 from imbal_kernels.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -11,6 +12,7 @@ from imbal_kernels.modules import (
     BCEWithLogitsLoss,
     BinaryCrossEntropyWithLogits,
     CrossEntropyLoss,
+    DenseFocalLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BinaryCrossEntropyWithLogits",
     "CrossEntropyLoss",
+    "DenseFocalLoss",
     "Provenance",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
@@ -38,6 +41,7 @@ __all__ = [
     "class_counts",
     "class_weights",
     "cross_entropy",
+    "dense_focal_loss",
     "knn",
     "log_prior",
     "prior_bias",

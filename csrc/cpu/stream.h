@@ -137,7 +137,7 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   int64_t bad = -1;
   Sum sum;
   Place at(s, first * kChunk);
-  for (int64_t begin = first * kChunk; begin < end; begin += kBlock, at.advance(s)) {
+  for (int64_t begin = first * kChunk; begin < end; begin += kBlock, at.advance()) {
     const int64_t n = end - begin < kBlock ? end - begin : kBlock;
     const Targets targets = s.class_ids ? decode_ids(s, b, at, n, bad) : decode_values(s, b, begin, n, bad);
     // Whole vectors of the compute type are read and written in place, all else by way of L1.
