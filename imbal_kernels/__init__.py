@@ -8,6 +8,7 @@ from imbal_kernels.functional import (
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
+from imbal_kernels.linear import linear_cross_entropy, linear_focal_loss
 from imbal_kernels.modules import (
     BCEWithLogitsLoss,
     BinaryCrossEntropyWithLogits,
@@ -43,6 +44,8 @@ __all__ = [
     "cross_entropy",
     "dense_focal_loss",
     "knn",
+    "linear_cross_entropy",
+    "linear_focal_loss",
     "log_prior",
     "prior_bias",
     "random_oversample",
