@@ -66,6 +66,7 @@ def parts(folder: Path) -> list[Part]:
             for tool in ("memcheck", "racecheck")
         ),
         bench("losses", "2000x80"),
+        bench("dense", "97x131"),
         bench("neighbors", "500x8"),
         Part("static", static, (*static, "--only", "focal fp32 C=80"), 90),
     ]  # fmt: skip
