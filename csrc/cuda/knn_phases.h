@@ -13,7 +13,7 @@ struct CountPanels {
   Rows rows;
   int64_t segments, n;
 
-  static constexpr int kItems = 1024, kThreads = 256;
+  static constexpr int kItems = 1024, kThreads = 256, kBlocks = 1;
   struct Shared {
     int64_t sums[kItems + 1];
     int bad;
@@ -38,6 +38,7 @@ struct CountPanels {
     });
     block.each(1, [&](int64_t) {
       sh.sums[0] = 0;
+#pragma unroll 8
       for (int i = 0; i < kItems; ++i) sh.sums[i + 1] += sh.sums[i];
     });
     block.each(kItems, [&](int64_t i) {
@@ -55,7 +56,7 @@ struct Clear {
   int64_t* indices;
   double* distances;
   int64_t n;
-  static constexpr int kItems = 4096, kThreads = 256;
+  static constexpr int kItems = 4096, kThreads = 256, kBlocks = 4;
 
   template <class Block>
   IMBAL_DEVICE void operator()(const Block& block) const {
@@ -77,7 +78,7 @@ struct Pack {
   bool queries;
   int64_t first_panel;
 
-  static constexpr int kThreads = 256, kTile = 32, kSamples = 32;
+  static constexpr int kThreads = 256, kBlocks = 4, kTile = 32, kSamples = 32;
   struct Shared {
     float tile[kPanel][kTile + 1];  // + 1: neither the rows nor the columns that a warp touches share a bank
     float centre[kTile];
@@ -153,7 +154,7 @@ struct Pack {
 struct Finish {
   Search s;
 
-  static constexpr int kThreads = 512, kFewThreads = 128;  // the latter for lists of up to 512
+  static constexpr int kThreads = 512, kBlocks = 2, kFewThreads = 128;  // the latter for lists of up to 512
 
   struct Shared {
     int n, prefix_count;
@@ -271,7 +272,7 @@ struct Finish {
 struct Fallback {
   Search s;
 
-  static constexpr int kRows = kFallbackRows, kThreads = 256, kDims = 256, kBuffer = 512;
+  static constexpr int kRows = kFallbackRows, kThreads = 256, kBlocks = 2, kDims = 256, kBuffer = 512;
   struct Shared {
     double query[kDims][kRows];
     double sum[kRows][kThreads];
