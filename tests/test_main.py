@@ -58,6 +58,17 @@ def test_demo_without_its_extra_says_what_to_install(package, monkeypatch, capsy
     assert package in said and 'pip install --no-build-isolation ".[demo]"' in said
 
 
+def test_an_interrupted_demo_says_so(monkeypatch, capsys):
+    def main(args):
+        raise KeyboardInterrupt
+
+    demo = types.SimpleNamespace(add_arguments=lambda parser: None, main=main)
+    monkeypatch.setitem(sys.modules, "imbal_kernels.demo", demo)
+    monkeypatch.setattr(imbal_kernels, "demo", demo, raising=False)
+    assert command.main(["demo"]) == 130
+    assert "no report written" in capsys.readouterr().err
+
+
 def test_another_missing_module_is_not_blamed_on_the_extra(monkeypatch):
     def main(args):
         raise ModuleNotFoundError("No module named 'other'", name="other")

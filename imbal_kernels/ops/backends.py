@@ -70,6 +70,7 @@ def _warn(device: str, reason: str) -> None:
     )
 
 
+@torch.compiler.assume_constant_result  # traced, the stack of transforms would never look empty
 def in_transform() -> bool:
     """Inside torch.func / vmap, whose tensors no kernel can read."""
     return torch._C._functorch.peek_interpreter_stack() is not None
