@@ -129,7 +129,7 @@ _PEERS: dict[str, tuple[Callable[[Tensor], Callable[[], Tensor]], str, bool]] = 
 
 
 def matmul(device: torch.device) -> Contestant:
-    """The roof: the most products that the machine's BLAS makes."""
+    """The roof: what BLAS makes of the machine. A kernel for a wider instruction set than BLAS picks can pass it."""
     square = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0)).to(device)
     return Contestant(lambda: square @ square, 2 * 2048**3)
 
