@@ -123,7 +123,7 @@ def _check_alphas(alphas: Tensor | None) -> None:
 def _check_targets(problem: SigmoidProblem) -> None:
     backends.refuse_capture(problem.input)
     row = int(reference.first_bad_row(problem))
-    if row < problem.target.numel():
+    if row < problem.class_last().target.shape[0]:
         raise_bad_row(problem.input, problem.target, row, problem.ignore_index)
 
 
