@@ -60,7 +60,7 @@ CASES = {
         "SMOTE", {"k_neighbors": 1}, X, np.arange(60) == 0,
         "Expected n_neighbors <= n_samples_fit, but n_neighbors = 2, n_samples_fit = 1, n_samples = 1",
     ),
-    "too few, KMeans": ("KMeansSMOTE", {}, X, FEW, NO_CLUSTER),
+    "too few, KMeans": ("KMeansSMOTE", {"random_state": 0}, X, FEW, NO_CLUSTER),
     "only noise, SVM": ("SVMSMOTE", {"k_neighbors": 2}, X, FEW, NOISE),
     "one class": (
         "SMOTE", {}, X, np.zeros(60), "The target 'y' needs to have more than 1 class. Got 1 class instead"
