@@ -53,7 +53,7 @@ def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor
     loss, grad, bad_row = _ops._sigmoid_loss_cpu(input, target, *args)
     if bad_row >= 0:
         ignore_index = args[9]
-        raise_bad_row(target, bad_row, input.shape[1], ignore_index)
+        raise_bad_row(target, None, bad_row, input.shape[1], ignore_index)
     return loss, grad
 
 
@@ -88,8 +88,8 @@ def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
     kernels.rescale_(grad, upstream)
 
 
-def raise_bad_row(target: Tensor, row: int, classes: int, ignore_index: int) -> None:
-    """The ValueError for a target out of range."""
+def raise_bad_row(target: Tensor, scores: Tensor | None, row: int, classes: int, ignore_index: int) -> None:
+    """The ValueError for a target out of range, or the score of a row that has a class."""
     if target.dim() == 2:
         values = target[row].double()
         column = int((((values < 0) | (values > 1)) & (values != ignore_index)).int().argmax())
@@ -97,6 +97,8 @@ def raise_bad_row(target: Tensor, row: int, classes: int, ignore_index: int) -> 
             f"target {values[column].item():g} at row {row}, class {column} is out of range: "
             f"values must be in [0, 1] or ignore_index, {ignore_index}"
         )
+    if scores is not None and 0 <= target[row] < classes:
+        raise ValueError(f"score {scores[row].item():g} at row {row} is out of range: scores must be in [0, 1]")
     raise ValueError(
         f"target {target[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}, "
         f"-1 and {classes} are background"
@@ -115,7 +117,7 @@ def _check_targets(problem: SigmoidProblem) -> None:
     backends.refuse_capture(problem.input)
     row = int(reference.first_bad_row(problem))
     if row < problem.input.shape[0]:
-        raise_bad_row(problem.target, row, problem.input.shape[1], problem.ignore_index)
+        raise_bad_row(problem.target, problem.scores, row, problem.input.shape[1], problem.ignore_index)
 
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
@@ -129,7 +131,9 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
     if backends.in_transform():
         return reference.sigmoid_loss(problem)
-    kernels = backends.has_kernels(problem.input) and not (problem.target.requires_grad and torch.is_grad_enabled())
+    gradient_of_target = problem.target.requires_grad or (problem.scores is not None and problem.scores.requires_grad)
+    kernels = backends.has_kernels(problem.input) and not (gradient_of_target and torch.is_grad_enabled())
+    kernels = kernels and problem.formula == "focal"
     checked_by_kernel = kernels and problem.input.device.type == "cpu"
     if not torch.compiler.is_compiling() and (problem.input.device.type == "cpu" or backends.checks_requested()):
         _check_alphas(problem.alpha_per_class)
@@ -148,4 +152,4 @@ def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_
     )  # fmt: skip
 
 
-FAMILIES["sigmoid"] = Family(SigmoidProblem, 6, _raw, reference.sigmoid_loss)
+FAMILIES["sigmoid"] = Family(SigmoidProblem, 7, _raw, reference.sigmoid_loss)
