@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.arguments import is_ignored
+from imbal_kernels.arguments import holds_object, is_ignored
 from imbal_kernels.softmax_arguments import SoftmaxProblem, softmax_problem
 
 
@@ -81,6 +81,14 @@ def _of_probabilities(x: Tensor, t: Tensor, problem: SoftmaxProblem) -> Tensor:
     return (-(t * torch.expm1(log_p)).sum(1)) ** problem.gamma * loss
 
 
+def sum_weights(target: Tensor, weight: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
+    """The sum of the weights of all class ids that are not ignored; their number without weights."""
+    known = holds_object(target, num_classes, ignore_index, dense=False)
+    if weight is None:
+        return known.sum()
+    return (weight[torch.where(known, target, 0).long()] * known).sum()
+
+
 def first_bad_row(problem: SoftmaxProblem) -> Tensor:
     """The first row, of (N, S) flattened, with a class id out of range, or their number: a 0-d tensor."""
     bad = _decode_ids(problem)[2].flatten()
@@ -105,7 +113,7 @@ def cross_entropy(
     problem = softmax_problem(
         input, target, gamma=0.0, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
-        loss_weight=loss_weight, process_group=process_group,
+        loss_weight=loss_weight, process_group=process_group, sum_weights=sum_weights,
     )  # fmt: skip
     return problem.shaped(softmax_loss(problem), input)
 
@@ -128,6 +136,6 @@ def softmax_focal_loss(
     problem = softmax_problem(
         input, target, gamma=gamma, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
-        loss_weight=loss_weight, process_group=process_group,
+        loss_weight=loss_weight, process_group=process_group, sum_weights=sum_weights,
     )  # fmt: skip
     return problem.shaped(softmax_loss(problem), input)
