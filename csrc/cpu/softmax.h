@@ -78,8 +78,7 @@ struct Sweep {
   static V of(const A* values, int64_t i) { return kRows ? V{} + values[i] : load(values + i); }
   static void keep(A* values, int64_t i, V v) {
     if constexpr (kRows) {
-      for (int lane = 1; lane < W; ++lane) v[0] += v[lane];
-      values[i] = v[0];
+      values[i] = across<A>(v, [](auto a, auto b) { return a + b; });
     } else {
       store(values + i, v);
     }
@@ -97,9 +96,7 @@ struct Sweep {
     if (c < n) a = vmax(load(x + c * stride), a);
     a = vmax(a, b);
     if constexpr (kRows) {
-      A top = a[0];
-      for (int lane = 1; lane < W; ++lane) top = a[lane] > top ? a[lane] : top;
-      p.top[i] = top;
+      p.top[i] = across<A>(a, [](auto a, auto b) { return a > b ? a : b; });
     } else {
       store(p.top + i, a);
     }
