@@ -1,4 +1,4 @@
-"""The README's benchmark section and the plots of docs/, from the newest record of each device.
+"""The README's benchmark section and the plots of docs/, from the newest records of each device.
 
 python -m bench.results
 """
@@ -14,10 +14,19 @@ README, PLOTS = ROOT / "README.md", ROOT / "docs" / "plots"
 BEGIN, END = "<!-- written by `make results` -->", "<!-- end of what `make results` writes -->"
 
 
-def newest() -> list[Record]:
-    """One record a device; names are dates, so the last is the newest."""
-    folders = sorted(path for path in RECORDS.iterdir() if path.is_dir())
-    return [Record.load(max(folder.glob("*.json"))) for folder in folders]
+def newest(folder: Path = RECORDS) -> list[Record]:
+    """The newest result of each workload on each device, a folder each. Names begin with the date, so the last record
+    is the newest; an older one keeps what was not measured again."""
+    records = []
+    for device in sorted(path for path in folder.iterdir() if path.is_dir()):
+        measured: set[str] = set()
+        for path in sorted(device.glob("*.json"), reverse=True):
+            record = Record.load(path)
+            results = [result for result in record.results if result.name not in measured]
+            measured |= {result.name for result in results}
+            if results:
+                records.append(Record(record.environment, results))
+    return records
 
 
 def rewritten(text: str, records: list[Record]) -> str:

@@ -33,7 +33,7 @@ FOCAL = "sigmoid focal, 100000 x 80 float32"
 CROSS_ENTROPY = "weighted cross-entropy, 20000 x 1000 float32"
 DENSE = "dense multi-level focal, RetinaNet float32"
 NEIGHBORS = ("knn, 10000 x 32 float32", "knn, 20000 x 128 float32")
-SMOTE = ("smote, 100000 x 32, 10 % minority", "smote, 80000 x 128, 25 % minority")
+SMOTE = ("smote, 100000 x 32, 10 % minority, float32", "smote, 80000 x 128, 25 % minority, float32")
 
 TARGETS = (
     Target(FOCAL, COPY, 1.3),

@@ -1,5 +1,5 @@
-// The nearest-neighbour search's shared logic: what a distance is, how candidates are ordered while they are
-// only known in fp32, and how far such a value can be off. Compiles for the host and for CUDA.
+// The nearest-neighbour search's shared logic: what a distance is, and how candidates are ordered while they are
+// only known in fp32. Compiles for the host and for CUDA.
 #pragma once
 
 #include <cstdint>
@@ -72,10 +72,5 @@ IMBAL_HOST_DEVICE uint64_t candidate_key(float distance, uint32_t index) {
 
 IMBAL_HOST_DEVICE uint32_t key_index(uint64_t key) { return (uint32_t)key; }
 IMBAL_HOST_DEVICE float key_distance(uint64_t key) { return from_ordered_bits((uint32_t)(key >> 32)); }
-
-// What |x|^2 + |y|^2 - 2 x.y in fp32 is off by at most; the bound grows with the columns. Norms in fp64, rounded up.
-IMBAL_HOST_DEVICE double distance_bound(int64_t columns, double norm_x, double norm_y) {
-  return (double)(columns + 4) * 0x1p-24 * (norm_x + norm_y);
-}
 
 }  // namespace imbal

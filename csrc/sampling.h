@@ -9,6 +9,28 @@
 
 namespace imbal {
 
+// What reference.smote_generate is given, as pointers.
+struct Generate {
+  int64_t rows, columns, k, classes;
+  const int64_t* seeds;
+  const int64_t* neighbors;
+  const int64_t* ptr;
+  const int64_t* out_ptr;
+  const int64_t* streams;
+  const int64_t* chosen;  // or null
+  const int64_t* labels;  // or null
+  uint64_t key;
+  int64_t* seed_row;  // or null, with the two below
+  int64_t* neighbor_row;
+  double* step;
+};
+
+// The rows of X that a new row lies between, and the step from one to the other.
+struct Origin {
+  int64_t seed, neighbor;
+  double step;
+};
+
 // A row between `seed` (a position among `seeds` rows) and that row's neighbour number `neighbor` of `k`.
 struct Draw {
   int64_t seed, neighbor;
@@ -21,6 +43,23 @@ IMBAL_HOST_DEVICE Draw smote_draw(uint64_t key, int64_t stream, int64_t draw, in
   const uint64_t n = (uint64_t)seeds;
   const uint64_t seed = (r.w[1] * n + (r.w[0] * n >> 32)) >> 32;  // floor((w1 2^32 + w0) n / 2^64)
   return {(int64_t)seed, (int64_t)(r.w[2] * (uint64_t)k >> 32), r.w[3] * 0x1p-32};
+}
+
+// Of new row `row`, which is of class c.
+IMBAL_HOST_DEVICE Origin origin_of(const Generate& g, int64_t c, int64_t row, const Draw& draw) {
+  const int64_t at = g.chosen ? g.chosen[row] : g.ptr[c] + draw.seed;
+  const int64_t seed = g.seeds[at];
+  if (g.k == 0) return {seed, seed, 0};
+  const int64_t neighbor = g.neighbors[at * g.k + draw.neighbor];
+  const bool across = g.labels && g.labels[neighbor] != g.streams[c];
+  return {seed, neighbor, across ? draw.step / 2 : draw.step};
+}
+
+IMBAL_HOST_DEVICE void trace(const Generate& g, int64_t row, const Origin& origin) {
+  if (!g.seed_row) return;
+  g.seed_row[row] = origin.seed;
+  g.neighbor_row[row] = origin.neighbor;
+  g.step[row] = origin.step;
 }
 
 // a + step * (b - a), every operation rounded by itself.

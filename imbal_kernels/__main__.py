@@ -44,6 +44,9 @@ def _demo(
 
         demo.add_arguments(command)
         return demo.main(parser.parse_args(argv))
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted, no report written", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in DEMO_EXTRA:

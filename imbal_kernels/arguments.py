@@ -155,7 +155,8 @@ def _kind(value: object) -> str:
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, (bool, Tensor)) or not isinstance(value, (Real, torch.SymFloat, torch.SymInt)):
+    # float and int before Real, an abstract class that takes a microsecond to ask
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, (float, int, Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
     if not low <= value <= high or value in (-math.inf, math.inf):  # type: ignore[operator]  # typeshed's Real
         half_open = "finite and at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"

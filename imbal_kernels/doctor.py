@@ -53,6 +53,7 @@ def findings() -> list[Finding]:
         ("environment", _environment),
         ("cpu", _cpu),
         ("cuda", _cuda),
+        ("cuda library", _cuda_library),
         ("self-check", _self_checks),
     )
     found: list[Finding] = []
@@ -139,6 +140,26 @@ def _cuda() -> Iterator[Finding]:
     yield Finding(OK, "other devices", "PyTorch reference")
 
 
+def _cuda_library() -> Iterator[Finding]:
+    """The library of neighbours and samplers on a GPU: here, or why not and what to do."""
+    subject, reason = "cuda library", backends.MISSING_SAMPLING["cuda"]
+    built = any(Path(ik.__file__).parent.glob("_CUDA.*so"))
+    if reason is None:
+        yield Finding(OK, subject, "CUDA kernels for neighbours and samplers")
+    elif torch.version.cuda is None:
+        text = "built, but not loaded" if built else "not built, nor needed"
+        yield Finding(OK, subject, f"{text}: this PyTorch is built without CUDA")
+    elif built:
+        advice = f"build it again for this PyTorch: {REINSTALL}"
+        yield Finding(BROKEN, subject, f"not loaded: {reason}", advice)
+    else:
+        text = f"neighbours and samplers run on a GPU by the PyTorch reference, right but slow: {reason}"
+        found = shutil.which("nvcc") or os.environ.get("CUDA_HOME")
+        toolkit = "nvcc is here: with -v the build says what failed" if found else "install CUDA's"
+        advice = f"{toolkit} (version {torch.version.cuda.partition('.')[0]}), then {REINSTALL}"
+        yield Finding(NOTE, subject, text, advice)
+
+
 def _gpu(index: int) -> Finding:
     gpu = torch.cuda.get_device_properties(index)
     hardware = f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
@@ -171,12 +192,28 @@ def _self_checks() -> Iterator[Finding]:
         subject, remedy = f"check {device}", advice[device.partition(":")[0]]
         try:
             error = disagreement(device)
+            good = error <= TOLERANCE  # a NaN is not
+            text = f"focal loss and gradient against the float64 reference: relative error {error:.1e}"
+            yield Finding(OK if good else BROKEN, subject, text, "" if good else remedy)
+            good = same_rows(device)
+            text = f"rows of smote: {'the bits of' if good else 'other bits than'} the reference"
+            yield Finding(OK if good else BROKEN, f"rows {device}", text, "" if good else f"reinstall: {REINSTALL}")
         except Exception as failure:  # whatever a kernel's compiler or driver throws
             yield Finding(BROKEN, subject, _describe(failure), remedy)
-            continue
-        text = f"focal loss and gradient against the float64 reference: relative error {error:.1e}"
-        good = error <= TOLERANCE  # a NaN is not
-        yield Finding(OK if good else BROKEN, subject, text, "" if good else remedy)
+
+
+def same_rows(device: str) -> bool:
+    """Whether neighbours and new rows made on `device` are those that the reference makes on a CPU."""
+    points = torch.sin(torch.arange(120.0) ** 2).reshape(40, 3)
+    labels = torch.arange(40) % 4 // 3
+
+    def rows(family: Any, device: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return family.smote(points.to(device), labels.to(device), generator=generator)[0].cpu()
+
+    with warnings.catch_warnings():  # a fallback is reported elsewhere
+        warnings.simplefilter("ignore")
+        return torch.equal(rows(ik, device), rows(ik.reference, "cpu"))
 
 
 def disagreement(device: str) -> float:

@@ -147,6 +147,14 @@ class _Sampler(BaseOverSampler):
     _search = NearestNeighbors
     _kept: tuple[str, ...] = ("float32", "float64")  # the others are computed in float64
 
+    def fit_resample(self, X: Any, y: Any, **params: Any) -> Any:
+        if type(X).__module__.partition(".")[0] == "polars":
+            raise TypeError(
+                f"X must be an array, a sparse matrix or a pandas.DataFrame, got polars.{type(X).__name__}, which "
+                "imbalanced-learn does not return: pass X.to_pandas() or X.to_numpy()"
+            )
+        return super().fit_resample(X, y, **params)
+
     def _validate_estimator(self) -> None:
         super()._validate_estimator()
         for argument, fitted in (("k_neighbors", "nn_k_"), ("m_neighbors", "nn_m_"), ("n_neighbors", "nn_")):

@@ -1,5 +1,6 @@
 """The measuring stand: it checks before it times, counts memory, keeps records, and the README says what they say."""
 
+import dataclasses
 import json
 import sys
 
@@ -83,6 +84,16 @@ def test_record_survives_its_file(tmp_path):
     record = Record({"device": "d", "date": "2026-01-01"}, [_result(_row(OURS, 1.0), p="why")])
     record.save(tmp_path / "device" / "2026-01-01.json")
     assert Record.load(tmp_path / "device" / "2026-01-01.json") == record
+
+
+def test_newest_result_of_each_workload(tmp_path):
+    """A record of some workloads leaves the others as an older one has them."""
+    for name, workloads in (("2026-01-01", "ab"), ("2026-01-02-b", "b"), ("2026-01-03", "c")):
+        found = [dataclasses.replace(_result(_row(OURS, 1.0)), name=workload) for workload in workloads]
+        Record({"device": "d", "date": name}, found).save(tmp_path / "device" / f"{name}.json")
+    Record({"device": "e"}, [_result(_row(OURS, 1.0))]).save(tmp_path / "other" / "2026-01-01.json")
+    found = [(r.environment["device"], [result.name for result in r.results]) for r in results.newest(tmp_path)]
+    assert found == [("d", ["c"]), ("d", ["b"]), ("d", ["a"]), ("e", ["w"])]
 
 
 def test_readme_says_what_the_records_say():

@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from imbal_kernels import demo
-from imbal_kernels.demo import boxes, evaluate, remedies, scenes, tables
+from imbal_kernels.demo import boxes, choice, evaluate, figures, remedies, scenes, tables
 from imbal_kernels.demo.detector import Detector, giou_loss, normalize
 from imbal_kernels.demo.train import Data, data_order, train
 
@@ -43,13 +43,19 @@ def test_splits_share_neither_digits_nor_photographs():
 def test_positives_are_rarer_than_one_in_a_thousand(data):
     negatives, positives = remedies.output_counts(data.ids).tolist()
     assert negatives + positives == data.ids.numel() * scenes.NUM_CLASSES
-    assert 0 < positives < (negatives + positives) / 1000
+    assert 0 < positives < (negatives + positives) / 10_000
 
 
 def test_ink_is_brighter_than_any_photograph(data):
     for image, truth in zip(data.scenes.images, data.scenes.boxes, strict=True):
         for x1, y1, x2, y2 in truth.int().tolist():
             assert image[:, y1:y2, x1:x2].max() > scenes.BRIGHTNESS * 255
+
+
+def test_each_loss_runs_at_the_best_rate_of_the_grid(data):
+    rates = {r.name: r.lr for r in remedies.make_remedies(remedies.output_counts(data.ids))}
+    assert rates == {"plain BCE": 0.004, "class-weighted BCE": 0.004, "focal loss": 0.002}
+    assert all(tuple(by_rate) == choice.GRID for by_rate in choice.SWEEP.values())  # one for all
 
 
 def test_targets_decode_to_the_boxes_they_came_from(data):
@@ -172,16 +178,37 @@ def test_training_is_repeatable():
         assert torch.equal(a, b)
 
 
-def test_options():
+def parse(*options: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
-    args = parser.parse_args(["--quick", "--seed", "3", "--threads", "2"])
+    return parser.parse_args(options)
+
+
+def test_options():
+    args = parse("--quick", "--seed", "3", "--threads", "2")
     assert args.quick and args.seed == 3 and args.threads == 2 and args.device == "auto"
+
+
+@pytest.mark.parametrize("options", [("--threads", "0"), ("--seed", "-1"), ("--seed", str(2**32)), ("--seed", "1.5")])
+def test_numbers_out_of_range(options, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(*options)
+    assert f"argument {options[0]}: expected an integer from" in capsys.readouterr().err
 
 
 def test_asking_for_an_absent_gpu_is_explained(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    parser = argparse.ArgumentParser()
-    demo.add_arguments(parser)
-    assert demo.main(parser.parse_args(["--device", "cuda"])) == 2
-    assert "there is none" in capsys.readouterr().out
+    assert demo.main(parse("--device", "cuda")) == 2
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_folder_is_noticed_before_training(capsys, tmp_path):
+    (tmp_path / "notes").touch()
+    assert demo.main(parse("--out", str(tmp_path / "notes"))) == 2
+    assert "notes: File exists" in capsys.readouterr().err
+
+
+def test_one_place_is_drawn_once_with_all_its_labels():
+    box = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70], [0, 0, 10, 9], [5, 5, 5, 5]])
+    found = (box, torch.tensor([1, 2, 7, 3]), torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    assert list(figures._places(found)) == [(0, "1 7"), (1, "2"), (3, "3")]

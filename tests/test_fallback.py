@@ -89,3 +89,38 @@ def test_build_without_a_compiler_succeeds(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "the C++ extension was not built" in done.stderr
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_cuda_build_without_a_compiler_succeeds(tmp_path):
+    """An nvcc that fails, and a C++ compiler that fails beside it: each is said."""
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho release 13.0, V13.0.88; test $1 = --version\n")
+    nvcc.chmod(0o755)
+    environment = {"CC": "/bin/false", "CXX": "/bin/false", "FORCE_CUDA": "1", "CUDA_HOME": str(tmp_path)}
+    command = ["setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the C++ extension was not built" in done.stderr and "the CUDA extension was not built" in done.stderr
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_neighbours_of_a_device_without_a_library(monkeypatch):
+    """What runs there is the reference, which looks at ptr first, and says so once. XLA stands for such a device."""
+    backends._warn.cache_clear()
+    monkeypatch.setitem(backends.MISSING_SAMPLING, "cpu", "it was not built")
+    xla, knn = torch._C.DispatchKeySet(torch._C.DispatchKey.XLA), torch.ops.imbal_kernels.knn
+    x, ptr = torch.randn(30, 3), torch.tensor([0, 12, 30])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            found = knn.default.redispatch(xla, x, x, ptr, ptr, 4, True)
+    assert [str(w.message) for w in seen] == [
+        "imbal_kernels runs on its PyTorch reference on cpu, which is right but slow: it was not built"
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(found[:2], ik.knn(x, 4, ptr=ptr), strict=True))
+    with pytest.raises(ValueError, match="ptr must rise from 0 to the rows of x, 30"):
+        knn.default.redispatch(xla, x, x, ptr - 1, ptr, 4, True)
+    backends._warn.cache_clear()

@@ -58,6 +58,17 @@ def test_demo_without_its_extra_says_what_to_install(package, monkeypatch, capsy
     assert package in said and 'pip install --no-build-isolation ".[demo]"' in said
 
 
+def test_an_interrupted_demo_says_so(monkeypatch, capsys):
+    def main(args):
+        raise KeyboardInterrupt
+
+    demo = types.SimpleNamespace(add_arguments=lambda parser: None, main=main)
+    monkeypatch.setitem(sys.modules, "imbal_kernels.demo", demo)
+    monkeypatch.setattr(imbal_kernels, "demo", demo, raising=False)
+    assert command.main(["demo"]) == 130
+    assert "no report written" in capsys.readouterr().err
+
+
 def test_another_missing_module_is_not_blamed_on_the_extra(monkeypatch):
     def main(args):
         raise ModuleNotFoundError("No module named 'other'", name="other")
@@ -72,7 +83,7 @@ def test_another_missing_module_is_not_blamed_on_the_extra(monkeypatch):
 def test_doctor_is_content_here(capsys):
     assert command.main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for subject in ("imbal_kernels", "python", "torch", "triton", "cpu", "check cpu"):
+    for subject in ("imbal_kernels", "python", "torch", "triton", "cpu", "cuda library", "check cpu", "rows cpu"):
         assert re.search(rf"^(ok|note) +{subject} ", said, re.MULTILINE)
 
 
@@ -95,6 +106,34 @@ def test_a_library_that_does_not_load_is_broken(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(imbal_kernels, "__file__", str(tmp_path / "__init__.py"))
     assert doctor.main() == 1
     assert re.search(r"^broken +cpu .*does not load", capsys.readouterr().out, re.MULTILINE)
+
+
+CUDA_LIBRARY = [
+    ("13.0", False, "it was not built", doctor.NOTE, "reference, right but slow: it was not built", "version 13"),
+    ("13.0", True, "it does not load", doctor.BROKEN, "not loaded: it does not load", "build it again"),
+    ("13.0", True, None, doctor.OK, "CUDA kernels for neighbours and samplers", ""),
+    (None, False, "no CUDA", doctor.OK, "not built, nor needed: this PyTorch is built without CUDA", ""),
+    (None, True, "no CUDA", doctor.OK, "built, but not loaded: this PyTorch is built without CUDA", ""),
+]
+
+
+@pytest.mark.parametrize("cuda, built, reason, status, text, advice", CUDA_LIBRARY)
+def test_cuda_library(cuda, built, reason, status, text, advice, monkeypatch, tmp_path):
+    if built:
+        (tmp_path / "_CUDA.abi3.so").touch()
+    monkeypatch.setattr(imbal_kernels, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setitem(backends.MISSING_SAMPLING, "cuda", reason)
+    (found,) = doctor._cuda_library()
+    assert found.status == status and text in found.text
+    assert advice in found.advice and bool(found.advice) == bool(advice)
+
+
+def test_other_rows_are_broken(monkeypatch):
+    right = imbal_kernels.smote
+    assert doctor.same_rows("cpu")
+    monkeypatch.setattr(imbal_kernels, "smote", lambda X, *a, **k: right(X + 1e-3, *a, **k))
+    assert statuses()["rows cpu"] == doctor.BROKEN
 
 
 @pytest.mark.parametrize("error", [1e-3, float("nan")])

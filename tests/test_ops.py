@@ -5,6 +5,8 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 import imbal_kernels as ik
 from imbal_kernels.ops import sigmoid as ops
@@ -80,6 +82,23 @@ def test_compile(name, kind, device):
     compare(LOSSES[name], compiled, x, t)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x, t), LOSSES[name](x, t), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_code_calls_the_kernels(name, device):
+    """And not the reference, which a compiler could trace just as well."""
+    torch._dynamo.reset()
+    called = []
+
+    def record(graph, example_inputs):
+        called.append({str(node.target) for node in graph.graph.nodes})
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=record, bw_compiler=record)
+    x, t = problem(device)
+    torch.compile(LOSSES[name], fullgraph=True, backend=backend)(x, t).sum().backward()
+    assert "imbal_kernels.sigmoid_loss.default" in called[0]
+    assert not any("sigmoid." in target or "softplus" in target for targets in called for target in targets)
 
 
 COMPILED = [("focal", "aot_eager"), ("focal, positives", "aot_eager"), ("focal", "inductor")]

@@ -4,6 +4,10 @@
 
 // What a block of targets holds; the cheapest formula that fits is chosen per block.
 enum Kind : uint8_t { kBackground, kHard, kSoft };
+struct Targets {
+  Kind kind;
+  int64_t first, last;  // all elements outside are background
+};
 
 template <class A>
 struct Buffers {
@@ -32,16 +36,14 @@ struct Place {
 
 // Class ids: targets are written only where the block holds a positive or an ignored element.
 template <class A>
-Kind decode_ids(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
-  Kind kind = kBackground;
-  auto need = [&](Kind needed) {
-    if (kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
-    kind = needed;
-  };
-  if (s.smoothing != 0) need(kSoft);
+Targets decode_ids(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
+  Targets targets{kBackground, kBlock, 0};
   auto fill = [&](int64_t first, int64_t last, A value) {
-    if (kind == kBackground) need(kHard);
+    if (targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
+    targets.kind = kHard;
     for (int64_t i = first; i < last; ++i) b.t[i] = value;
+    if (first < targets.first) targets.first = first;
+    if (last > targets.last) targets.last = last;
   };
   for (int64_t row = at.row, first = -at.col; first < n; ++row, first += s.classes) {
     const int64_t id = read_integer(s.target_type, s.target, row);
@@ -54,8 +56,10 @@ Kind decode_ids(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n, int64_
       bad = row;
     }
   }
-  if (n % Simd<A>::W != 0) fill(n, kBlock, kIgnored);
-  return kind;
+  if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
+  if (s.smoothing == 0) return targets;
+  if (targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
+  return {kSoft, 0, n};
 }
 
 // Whether all bytes are 0, which every type of a target reads as 0.
@@ -74,12 +78,12 @@ inline bool all_zero(const void* data, int64_t bytes) {
 
 // Dense values: copied, checked and classified.
 template <class A>
-Kind decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n, int64_t& bad) {
+Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n, int64_t& bad) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
   if (s.smoothing == 0 && s.ignore_index != 0 && n == kBlock &&
       all_zero((const char*)s.target + begin * size_of(s.target_type), n * size_of(s.target_type)))
-    return kBackground;
+    return {kBackground, 0, 0};
   read(s.target_type, s.target, begin, n, b.t);
   for (int64_t i = n; i % W != 0; ++i) b.t[i] = A(s.ignore_index);
   const V zero = {}, one = zero + A(1), ignored = zero + A(s.ignore_index), mark = zero + A(kIgnored);
@@ -94,7 +98,7 @@ Kind decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_t n
   if (bad < 0 && any<A>(wrong))
     for (int64_t i = 0; bad < 0; ++i)
       if ((b.t[i] < 0 && b.t[i] != kIgnored) || b.t[i] > 1) bad = begin + i;
-  return s.smoothing != 0 || any<A>(soft) ? kSoft : kHard;
+  return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, 0, n};
 }
 
 // Calls f(i, n, row, col) for every run of one row inside the block.

@@ -30,7 +30,7 @@ inline V times_power(V v, V k, V a, V b, Exponent<A> gamma) {
   return v;
 }
 
-// What every formula starts from: a logit with e = exp(-|x|) and r = 1 / (1 + e).
+// What every formula starts from: a logit with e = exp(-x) and r = 1 / (1 + e) = sigmoid(x).
 template <class V>
 struct Logit {
   V x, e, r;
@@ -42,46 +42,38 @@ struct Modulated {
   V modulation, loss, grad;
 };
 
-// A formula has three forms. `background` and `hard` leave pos_weight to the caller; a positive's grad is by x.
+// A formula has two forms: for background, which serves positives too, and for any target.
 template <class T, int P>
 struct Focal {
   using A = T;
   using V = Vec<A>;
-  using Mask = typename Simd<A>::I;
   Exponent<A> gamma;
   A smoothing;
 
   explicit Focal(const SigmoidLoss& s) : gamma(A(s.gamma)), smoothing(A(s.smoothing)) {}
 
-  // t = 0: m = sigmoid(z);  loss = m^g softplus(z);  dloss/dz = m^g (m + g (1 - m) softplus(z))
-  Modulated<V> negative(V z, V e, V r) const {
-    const V er = e * r;
-    const auto below = z < 0;
-    const V m = below ? er : r;
-    const V c = below ? r : er;  // 1 - m, without cancellation
-    const V b = log1p_unit(e);
-    const V sp = b + at_least(A(0), z);
-    const V mg = power<P>(m, at_most(A(0), z), b, gamma);
+  // softplus(x) - max(x, 0) = softplus(-x) - max(-x, 0), from p = sigmoid(x) and q = 1 - p. A higher power is
+  // allowed a larger error.
+  static V log_term(V p, V q) { return minus_log1m<P == kPower0>(vmin(p, q)); }
+
+  // t = 0, or a positive by the negated logit; m = sigmoid(x), c = 1 - m:
+  //   loss = m^g softplus(x);  dloss/dx = m^g (m + g c softplus(x))
+  Modulated<V> background(Logit<V> l) const {
+    const V m = l.r, c = l.e * l.r, b = log_term(m, c);
+    const V sp = b + at_least(A(0), l.x);
+    const V mg = power<P>(m, at_most(A(0), l.x), b, gamma);
     if constexpr (P == kPower0) return {mg, sp, m};
-    else return {mg, sp, m + c * gamma.whole * finite(sp)};
-  }
-
-  Modulated<V> background(Logit<V> l) const { return negative(l.x, l.e, l.r); }
-
-  // t = 0 or 1: a positive is a negative at z = -x.
-  Modulated<V> hard(Logit<V> l, Mask positive) const {
-    Modulated<V> m = negative(positive ? -l.x : l.x, l.e, l.r);
-    m.grad = positive ? -m.grad : m.grad;
-    return m;
+    const V gc = P == kPower1 ? c : P == kPower2 ? c + c : c * gamma.whole;
+    return {mg, sp, m + gc * finite(sp)};
   }
 
   // Soft targets, label smoothing: k = t + p - 2tp, t' = t (1 - eps) + eps / 2,
   //   B = pw t' softplus(-x) + (1 - t') softplus(x);  loss = k^g B
   //   dloss/dx = k^g [(1 - t') p - pw t' q + g (1 - 2t) (p q / k) B]
   Element<V> soft(Logit<V> l, V t, V pw) const {
-    const V zero = V{}, one = zero + A(1), x = l.x, er = l.e * l.r;
-    const V p = x < 0 ? er : l.r, q = x < 0 ? l.r : er;
-    const V b = log1p_unit(l.e);
+    const V zero = V{}, one = zero + A(1), x = l.x, p = l.r;
+    const V q = p == 0 ? one : l.e * p;  // where p is 0, e was limited
+    const V b = log_term(p, q);
     const V sp = b + at_least(A(0), x), sn = b + at_least(A(0), -x);  // softplus(x), softplus(-x)
     const V ts = t * (A(1) - smoothing) + A(0.5) * smoothing;
     const V us = (one - t) * (A(1) - smoothing) + A(0.5) * smoothing;

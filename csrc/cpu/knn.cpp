@@ -10,105 +10,25 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 #include <tuple>
 #include <vector>
 
 #include "knn.h"
+#include "tasks.h"
 #include "tensors.h"
 
 namespace imbal {
-
-void Shortlists::prune(int64_t row) const {
-  uint64_t* key = keys + row * room;
-  float* half = halves + row * room;
-  static thread_local std::vector<double> sure;
-  static thread_local std::vector<uint64_t> best;
-  int64_t n = count[row];
-  auto keep_if = [&](auto wanted) {
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n; ++i) {  // no branch: there would be no foretelling it
-      const bool keeps = wanted(key[i]);
-      key[kept] = key[i];
-      half[kept] = half[i];
-      kept += keeps;
-    }
-    n = kept;
-  };
-  if (n >= k) {
-    sure.resize(n);
-    for (int64_t i = 0; i < n; ++i) sure[i] = accuracy.pessimistic(-key_distance(key[i]), own[row], half[i]);
-    std::nth_element(sure.begin(), sure.begin() + (k - 1), sure.end(), std::greater<>());
-    float limit = (float)sure[k - 1];
-    if (limit > sure[k - 1]) limit = std::nextafter(limit, -FLT_MAX);
-    threshold[row] = std::max(threshold[row], limit);
-    keep_if([&](uint64_t candidate) { return -key_distance(candidate) >= limit; });
-  }
-  if (n > keep) {  // too many are too close to call: the list stays full unless better ones make them superfluous
-    best.assign(key, key + n);
-    std::nth_element(best.begin(), best.begin() + (keep - 1), best.end());
-    const uint64_t last = best[keep - 1];
-    keep_if([&](uint64_t candidate) { return candidate <= last; });
-    threshold[row] = std::max(threshold[row], std::nextafter(-key_distance(last), FLT_MAX));
-  }
-  count[row] = (int32_t)n;
-}
-
 namespace {
 
-bool in_order(const Exact& a, const Exact& b) { return before(a.distance, a.index, b.distance, b.index); }
-
-}  // namespace
-
-void ExactLists::prune(int64_t row) const {
-  Exact* list = found + row * room;
-  if (count[row] < k) return;
-  std::nth_element(list, list + (k - 1), list + count[row], in_order);
-  threshold[row] = list[k - 1].distance;  // those to come have higher indices
-  count[row] = (int32_t)k;
-}
-
-namespace {
-
-// The tile budget: what a search holds beyond its outputs, and 20 bytes for each query in flight.
+// The tile budget: what a search holds beyond its outputs, and 24 bytes for each query.
 constexpr int64_t kListBytes = 96 << 20;   // shortlists of the queries in flight
 constexpr int64_t kQueryBytes = 64 << 20;  // those queries, packed
 constexpr int64_t kChunkBytes = 16 << 20;  // candidates packed for them; the exact pass has twice this
 // Rows that meet in one task: a multiple of every instruction set's panel that L2 holds twice.
 constexpr int64_t kBlockRows = 480;
 
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t n) : data_((T*)std::aligned_alloc(64, (n * sizeof(T) + 64) / 64 * 64), &std::free) {
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-  T& operator[](int64_t i) const { return data_.get()[i]; }
-
- private:
-  std::unique_ptr<T[], decltype(&std::free)> data_;
-};
-
 int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-// Tasks 0 to n, handed to whichever thread is free; inside another task, all to the one that asks.
-template <class F>
-void for_each_task(int64_t n, F f) {
-  if (n == 1) return f(0);
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < n; i = next++) f(i);
-  });
-}
-
-// Parts [begin, end) of 0 to n, `size` each.
-template <class F>
-void for_each_part(int64_t n, int64_t size, F f) {
-  for_each_task((n + size - 1) / size, [&](int64_t i) { f(i * size, std::min(n, (i + 1) * size)); });
-}
 
 // A segment's candidates and queries as rows of the whole arrays.
 struct Segment {
@@ -141,7 +61,8 @@ void with_type(const Points& p, F f) {
 class Search {
  public:
   Search(const Tensor& x, const Tensor& query, int64_t k, bool exclude_self, Tensor& indices, Tensor& distances)
-      : x_{x.const_data_ptr(), type_of(x), x.size(1)},
+      : like_(x),
+        x_{x.const_data_ptr(), type_of(x), x.size(1)},
         query_{query.const_data_ptr(), type_of(query), x.size(1)},
         d_(x.size(1)),
         k_(k),
@@ -182,7 +103,9 @@ class Search {
  private:
   int64_t room() const { return keep_ + std::max<int64_t>(keep_, 16); }
   int64_t list_bytes() const { return room() * 12; }
-  bool itself(const Segment& s) const { return x_.data == query_.data && s.begin == s.first_query && s.count == s.queries; }
+  bool itself(const Segment& s) const {
+    return x_.data == query_.data && s.begin == s.first_query && s.count == s.queries;
+  }
   int64_t own(const Segment& s, int64_t query) const { return exclude_self_ ? s.first_query + query - s.begin : -1; }
 
   // The middle of a sample, and a power of two that brings every coordinate below 1: any frame gives the same
@@ -232,9 +155,10 @@ class Search {
   // Queries [first, first + count) of a segment from pack to output.
   void run_part(const Segment& s, const Frame& frame, int64_t first, int64_t count) {
     const int64_t filled = up(count, kernels_.panel);
-    const Buffer<float> values(filled * d_), halves(filled), threshold(filled), list_halves(count * room());
-    const Buffer<int32_t> counts(filled);
-    const Buffer<uint64_t> keys(count * room());
+    const Buffer<float> values(like_, filled * d_), halves(like_, filled), threshold(like_, filled);
+    const Buffer<int32_t> counts(like_, filled);
+    const Buffer<uint64_t> keys(like_, count * room());
+    const Buffer<float> list_halves(like_, count * room());
     std::fill_n(threshold.get(), filled, -FLT_MAX);
     std::fill_n(counts.get(), filled, 0);
     const Packed queries{values.get(), halves.get(), first, count};
@@ -273,7 +197,7 @@ class Search {
     if (begin >= end) return;
     const int64_t panel = kernels_.panel;
     const int64_t size = std::min(up(end - begin, panel), std::max(panel, kChunkBytes / (4 * d_) / panel * panel));
-    const Buffer<float> values(size * d_), halves(size);
+    const Buffer<float> values(like_, size * d_), halves(like_, size);
     const int64_t rows = std::min(kBlockRows, up((queries.count + 7) / 8, kBlockRows / 10));
     for (int64_t at = begin; at < end; at += size) {
       const Packed candidates{values.get(), halves.get(), at, std::min(size, end - at)};
@@ -332,10 +256,10 @@ class Search {
     const int64_t batch = std::min(up(n, group), std::max(group, kChunkBytes / (16 * room + 8 * d_) / group * group));
     const int64_t panel = kernels_.exact_panel;
     const int64_t chunk = std::min(up(s.count, panel), std::max(panel, kChunkBytes / (8 * d_) / panel * panel));
-    const Buffer<double> rows(batch * d_), candidates(chunk * d_), threshold(batch);
-    const Buffer<int32_t> counts(batch);
-    const Buffer<Exact> found(batch * room);
-    const Buffer<int64_t> own_index(batch);
+    const Buffer<double> rows(like_, batch * d_), candidates(like_, chunk * d_), threshold(like_, batch);
+    const Buffer<int32_t> counts(like_, batch);
+    const Buffer<Exact> found(like_, batch * room);
+    const Buffer<int64_t> own_index(like_, batch);
     const ExactLists lists{k_, room, threshold.get(), counts.get(), found.get(), own_index.get()};
     for (int64_t first = 0; first < n; first += batch) {
       const int64_t here = std::min(batch, n - first);
@@ -363,6 +287,7 @@ class Search {
     }
   }
 
+  const Tensor like_;
   const Points x_, query_;
   const int64_t d_, k_, keep_;
   const bool exclude_self_;

@@ -1,11 +1,23 @@
-// The nearest-neighbour search on a CPU: what knn.cpp and the kernels for an instruction set (knn_kernel.h) share.
+// The nearest-neighbour search on a CPU: what knn.cpp, knn_lists.cpp and the kernels for an instruction set
+// (knn_kernel.h) share.
 //
-// A segment's points are centred, scaled by a power of two and rounded to fp32: y, with |y_j| <= 1. The fast pass
-// works with e = x.y - |x|^2 / 2 - |y|^2 / 2, which is -d^2 / 2, and is off by at most slack * (|x|^2 + |y|^2) / 2
-// + tiny / 2: per column a rounding of the products and sums, 4 for the rounding of the coordinates, 4 for the norms
-// and their sums; two more and the thousandth are to spare for roundings of roundings and for those of the
-// definition. The norms' halves are stored less that much, so that e is never below the true value: what falls
-// short of the k-th best pessimistic value is no neighbour.
+// A segment's points are centred, scaled by a power of two and rounded to fp32, with coordinates of at most 1. For two
+// of them, a and b, the fast pass computes e = a.b - (|a|^2 / 2 + |b|^2 / 2), which is -d^2 / 2. In units of 2^-24
+// (|a|^2 + |b|^2) / 2 it is off by at most
+//
+//   d   for the product: its sum starts at 0, so each term is rounded d times at most, fused or not, and the sum of the
+//       terms' magnitudes is at most |a| |b|, which is at most (|a|^2 + |b|^2) / 2 (a sum that started at a norm's half
+//       would need 2 d)
+//   1   for the norms' halves, summed in fp64 and then rounded
+//   1   for the sum of the two
+//   2   for the difference, which is at most |a|^2 + |b|^2
+//   4   for the coordinates: the points are off by 2^-24 of |a| and |b|, d by both, and d^2 by 2 d of that, at most
+//       2 (|a| + |b|)^2 or 4 (|a|^2 + |b|^2)
+//
+// `slack` is d + 10 of them and a thousandth more, for products of roundings, which are at most d 2^-24 = 2^-12 of it,
+// and for the roundings of the definition in fp64. `tiny` is for underflow: 2^-126 for each product, halved norm and
+// sum, at most 4 d times that for the coordinates. The norms' halves are stored less this much, so that e is never
+// below the true value: what falls short of the k-th best pessimistic value is no neighbour.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +31,7 @@ struct Accuracy {
   double slack, tiny;  // of -d^2 / 2; tiny covers underflow, flushed to zero or not
 
   explicit Accuracy(int64_t columns)
-      : slack(1.001 * distance_bound(columns + 6, 1, 0)), tiny((double)(columns + 4) * 0x1p-122) {}
+      : slack(1.001 * (double)(columns + 10) * 0x1p-24), tiny((double)(columns + 4) * 0x1p-122) {}
   float half(double norm) const { return (float)((1 - slack) * norm / 2 - tiny / 4); }
   // From an optimistic value and the halves of its two points.
   double pessimistic(double e, double half_a, double half_b) const {
@@ -68,6 +80,8 @@ struct Exact {
   double distance;
   int64_t index;
 };
+
+inline bool in_order(const Exact& a, const Exact& b) { return before(a.distance, a.index, b.distance, b.index); }
 
 struct ExactLists {
   int64_t k, room;

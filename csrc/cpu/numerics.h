@@ -34,14 +34,52 @@ inline VF exp_sum(VF hi, VF lo, float up) {
   return hi + lo < least ? VF{} : exp_polynomial(r) * to_power_of_two(rounded + up);
 }
 
-// exp(-|x|), 0 where that is no longer a normal number
-inline VF exp_negative_abs(VF x) {
-  x = at_least(-87.5f, -magnitude(x));
+// exp(-x) where it and its reciprocal are normal numbers; beyond, what makes the smaller of sigmoid(x) and
+// sigmoid(-x) 0. A NaN stays one.
+inline VF limited(VF x) { return at_most(88.0f, at_least(-88.0f, x)); }
+
+#if defined(IMBAL_AVX512) || defined(IMBAL_AVX2)
+// 2^(j/32), and of those the kRoots that a shuffle can look up, less the bits of j that the exponent brings along.
+constexpr float kPowers[32] = {
+    1.00000000f, 1.02189720f, 1.04427373f, 1.06714046f, 1.09050775f, 1.11438680f, 1.13878858f, 1.16372490f,
+    1.18920708f, 1.21524739f, 1.24185777f, 1.26905096f, 1.29683959f, 1.32523668f, 1.35425556f, 1.38390994f,
+    1.41421354f, 1.44518077f, 1.47682619f, 1.50916445f, 1.54221082f, 1.57598090f, 1.61049032f, 1.64575553f,
+    1.68179286f, 1.71861935f, 1.75625217f, 1.79470909f, 1.83400810f, 1.87416768f, 1.91520655f, 1.95714414f};
+constexpr int kRoots = IMBAL_BYTES == 64 ? 32 : 8, kRootBits = IMBAL_BYTES == 64 ? 5 : 3;
+struct Roots {
+  alignas(64) int32_t bits[kRoots];
+  constexpr Roots() : bits{} {
+    for (int j = 0; j < kRoots; ++j)
+      bits[j] = __builtin_bit_cast(int32_t, kPowers[j * 32 / kRoots]) - (j << (23 - kRootBits));
+  }
+};
+constexpr Roots kRootTable;
+
+// -x = n ln 2 - r with n a multiple of 1 / kRoots: 2^n from the table, exp(-r) by a short polynomial (5e-8).
+inline VF exp_minus(VF x) {
+  x = limited(x);
+  constexpr float round = 12582912.0f / kRoots;
+  const VF rounded = x * -kLog2E + round, n = rounded - round;
+  const VF r = x + n * 0.693147181f;
+#if defined(IMBAL_AVX512)
+  const IF power = (IF)_mm512_permutex2var_epi32(_mm512_load_si512(kRootTable.bits), (__m512i)rounded,
+                                                 _mm512_load_si512(kRootTable.bits + 16));
+  const VF p = 1.00001466f - r * 0.49999633f;
+#else
+  const IF power = (IF)_mm256_permutevar8x32_epi32(*(const __m256i*)kRootTable.bits, (__m256i)rounded);
+  const VF p = 1.0f - r * (0.5000782f - r * 0.16665103f);
+#endif
+  return (1.0f - p * r) * (VF)(power + ((IF)rounded << (23 - kRootBits)));
+}
+#else
+inline VF exp_minus(VF x) {
+  x = VF{} - limited(x);
   const VF rounded = x * kLog2E + kRound;
   return exp_polynomial(remainder(x, rounded - kRound)) * to_power_of_two(rounded);
 }
+#endif
 
-// 1 / d for d in [1, 2]
+// 1 / d for d >= 1
 inline VF reciprocal(VF d) {
 #if defined(IMBAL_AVX512)
   // An approximation to 14 bits and a Newton step: a division of this width takes 16 cycles on some processors.
@@ -52,16 +90,27 @@ inline VF reciprocal(VF d) {
 #endif
 }
 
-// log1p(e) for e in [0, 1]: 2.1e-7
-inline VF log1p_unit(VF e) {
-  VF p = e * -8.539209142327309e-3f + 4.408963397145271e-2f;
-  p = p * e - 1.0768171399831772e-1f;
-  p = p * e + 1.7745241522789001e-1f;
-  p = p * e - 2.4495461583137512e-1f;
-  p = p * e + 3.3275479078292847e-1f;
-  p = p * e - 4.999740719795227e-1f;
-  p = p * e + 9.999998211860657e-1f;
-  return p * e;
+// -log(1 - y) for y in [0, 1/2]: 1.8e-7, or 9.9e-7 where that is enough
+template <bool Exact>
+inline VF minus_log1m(VF y) {
+  VF p;
+  if constexpr (Exact) {
+    p = y * 1.18491185f - 1.08150864f;
+    p = p * y + 0.7854113f;
+    p = p * y + 0.03802403f;
+    p = p * y + 0.27224964f;
+    p = p * y + 0.33186269f;
+    p = p * y + 0.50003654f;
+    p = p * y + 0.99999988f;
+  } else {
+    p = y * 0.99058008f - 0.63791919f;
+    p = p * y + 0.5227443f;
+    p = p * y + 0.1875325f;
+    p = p * y + 0.33891103f;
+    p = p * y + 0.49981675f;
+    p = p * y + 1.00000095f;
+  }
+  return p * y;
 }
 
 // log(x) for a positive normal x, by atanh of (m - 1) / (m + 1): 1.5e-7
@@ -80,9 +129,10 @@ inline VD lanes(VD x, F f) {
   return x;
 }
 inline VD exp_sum(VD hi, VD lo, double up) { return lanes(hi + lo, ::exp) * ::exp2(up); }
-inline VD exp_negative_abs(VD x) { return lanes(-magnitude(x), ::exp); }
+inline VD exp_minus(VD x) { return lanes(-at_most(709.0, at_least(-709.0, x)), ::exp); }
 inline VD reciprocal(VD d) { return 1.0 / d; }
-inline VD log1p_unit(VD e) { return lanes(e, ::log1p); }
+template <bool>
+inline VD minus_log1m(VD y) { return -lanes(-y, ::log1p); }
 inline VD log_normal(VD x) { return lanes(x, ::log); }
 
 // For a factor that is below 1e-38 wherever v is above 1e30: 0 * inf stays 0. A NaN stays one.

@@ -27,42 +27,17 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// What reference.smote_generate is given, as pointers.
-struct Generate {
-  int64_t rows, columns, k, classes;
-  const int64_t* seeds;
-  const int64_t* neighbors;
-  const int64_t* ptr;
-  const int64_t* out_ptr;
-  const int64_t* streams;
-  const int64_t* chosen;  // or null
-  const int64_t* labels;  // or null
-  uint64_t key;
-  int64_t* seed_row;  // or null, with the two below
-  int64_t* neighbor_row;
-  double* step;
-};
-
 // New rows drawn at a time: their draws are made before their rows are read, which are prefetched meanwhile.
 constexpr int64_t kBlock = 64;
 
-struct Drawn {
-  int64_t seed[kBlock], neighbor[kBlock];
-  double step[kBlock];
-};
-
 // Rows [begin, begin + n) of the new ones, all of class c.
-void draw(const Generate& g, int64_t c, int64_t begin, int64_t n, Drawn& out) {
-  const int64_t stream = g.streams[c], first = begin - g.out_ptr[c], base = g.ptr[c];
-  const int64_t seeds = g.ptr[c + 1] - base;
+void draw(const Generate& g, int64_t c, int64_t begin, int64_t n, Origin* out) {
+  const int64_t first = begin - g.out_ptr[c], seeds = g.ptr[c + 1] - g.ptr[c];
   Draw draws[kBlock];
-  for (int64_t i = 0; i < n; ++i) draws[i] = smote_draw(g.key, stream, first + i, seeds, g.k);
+  for (int64_t i = 0; i < n; ++i) draws[i] = smote_draw(g.key, g.streams[c], first + i, seeds, g.k);
   for (int64_t i = 0; i < n; ++i) {
-    const int64_t at = g.chosen ? g.chosen[begin + i] : base + draws[i].seed;
-    out.seed[i] = g.seeds[at];
-    out.neighbor[i] = g.k ? g.neighbors[at * g.k + draws[i].neighbor] : out.seed[i];
-    const bool across = g.labels && g.labels[out.neighbor[i]] != stream;
-    out.step[i] = !g.k ? 0 : across ? draws[i].step / 2 : draws[i].step;
+    out[i] = origin_of(g, c, begin + i, draws[i]);
+    trace(g, begin + i, out[i]);
   }
 }
 
@@ -70,25 +45,20 @@ template <class T>
 void generate(const Generate& g, const T* x, T* out, int64_t begin, int64_t end) {
   const int64_t d = g.columns;
   int64_t c = std::upper_bound(g.out_ptr, g.out_ptr + g.classes, begin) - g.out_ptr - 1;
-  Drawn drawn;
+  Origin drawn[kBlock];
   for (int64_t i = begin; i < end;) {
     while (g.out_ptr[c + 1] <= i) ++c;
     const int64_t n = std::min({kBlock, end - i, g.out_ptr[c + 1] - i});
     draw(g, c, i, n, drawn);
     for (int64_t j = 0; j < n; ++j) {
-      const T* __restrict a = x + drawn.seed[j] * d;
-      const T* __restrict b = x + drawn.neighbor[j] * d;
+      const T* __restrict a = x + drawn[j].seed * d;
+      const T* __restrict b = x + drawn[j].neighbor * d;
       T* __restrict o = out + (i + j) * d;
-      const double step = drawn.step[j];
+      const double step = drawn[j].step;
       if (g.k)
         for (int64_t e = 0; e < d; ++e) o[e] = interpolate(a[e], b[e], step);
       else
         std::memcpy(o, a, d * sizeof(T));
-    }
-    if (g.seed_row) {
-      std::copy_n(drawn.seed, n, g.seed_row + i);
-      std::copy_n(drawn.neighbor, n, g.neighbor_row + i);
-      std::copy_n(drawn.step, n, g.step + i);
     }
     i += n;
   }

@@ -124,9 +124,6 @@ inline V at_most(S limit, V v) { return vmin(V{} + limit, v); }
 template <class S, class V>
 inline V at_least(S limit, V v) { return vmax(V{} + limit, v); }
 
-inline VF magnitude(VF v) { return (VF)((IF)v & 0x7fffffff); }
-inline VD magnitude(VD v) { return (VD)((ID)v & 0x7fffffffffffffffLL); }
-
 // A store that goes past the caches where `past` is set: p is then aligned to a vector.
 inline void store(float* p, VF v, bool past) {
 #if defined(IMBAL_AVX512)

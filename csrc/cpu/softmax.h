@@ -197,7 +197,7 @@ void finish_ids(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
     const V gap = load(p.top + i) - load(p.own + i), d = load(p.others + i), w = load(p.weight + i);
     const V a = exp_below(V(-gap)), sum = a + d, inverse = one / sum;
     const V prob = a * inverse, q = d * inverse;
-    const V u = (d <= a ? log1p_unit(V(d / vmax(d, a))) : log_normal(sum) + gap) + (sum - sum);  // a NaN stays one
+    const V u = (d <= a ? minus_log1m<true>(q) : log_normal(sum) + gap) + (sum - sum);  // a NaN stays one
     V b = weigh(V(w * keep), u), mass = w * keep;
     if (s.smoothing != 0) {
       b += flat * (load(p.deficit + i) + total_weight * log_normal(sum));
@@ -222,8 +222,9 @@ void finish_probabilities(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
   const Exponent<A> gamma{A(s.gamma)};
   for (int64_t i = 0; i < n; i += Simd<A>::W) {
     const V beyond = load(p.others + i) + (load(p.tops + i) - one), inverse = one / (one + beyond);
-    const V level = (beyond <= one ? log1p_unit(at_most(A(1), beyond)) : log_normal(one + beyond)) + (beyond - beyond);
-    const V b = load(p.deficit + i) + load(p.mass + i) * level, rest = beyond * inverse;
+    const V rest = beyond * inverse;
+    const V level = (beyond <= one ? minus_log1m<true>(rest) : log_normal(one + beyond)) + (beyond - beyond);
+    const V b = load(p.deficit + i) + load(p.mass + i) * level;
     const V hit = load(p.hit + i), top_mass = load(p.top_mass + i);
     const V k = at_least(A(0), load(p.rest_mass + i) - hit * inverse + top_mass * rest);
     const V power = softmax_power(k, gamma), counted = load(p.counted + i);

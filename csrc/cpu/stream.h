@@ -26,37 +26,37 @@ struct Operands {
   A* loss;              // or null
   A* grad;              // or null
   bool past_caches;
-  int64_t vectors;
 };
 
 // Elements from here to what is fetched from memory meanwhile: a hardware prefetcher stops at each page.
 constexpr int kAhead = 1024;
 
-// e and r of a block's logits, before all else: three loops with short chains of dependent operations leave a
-// core more to do at once than a single loop with a long one.
+// e and r of some vectors, before all else: three loops with short chains of dependent operations leave a core
+// more to do at once than a single loop with a long one.
 template <class A>
 struct Prepared {
   Vec<A> e[kBlock / Simd<A>::W], r[kBlock / Simd<A>::W];
 
-  Prepared(const A* x, int64_t vectors) {
-    constexpr int W = Simd<A>::W;
-    for (int64_t v = 0; v < vectors; ++v) {
-      __builtin_prefetch(x + v * W + kAhead);
-      e[v] = exp_negative_abs(load(x + v * W));
-    }
-    for (int64_t v = 0; v < vectors; ++v) r[v] = reciprocal(A(1) + e[v]);
+  // logit(v): vector v.
+  template <class F>
+  Prepared(int64_t first, int64_t last, F logit) {
+    for (int64_t v = first; v < last; ++v) e[v] = exp_minus(logit(v));
+    for (int64_t v = first; v < last; ++v) r[v] = reciprocal(A(1) + e[v]);
   }
 };
 
-// A block of nothing but background and no factor but the scalars: nearly all of a detector's outputs.
+// Vectors of nothing but background and no factor but the scalars: nearly all of a detector's outputs.
 template <class F, class A = typename F::A>
-Vec<A> background_block(const F formula, const Scalars<A> k, const Operands<A> o) {
+Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int64_t first, int64_t last) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
-  const Prepared<A> p(o.x, o.vectors);
+  const Prepared<A> p(first, last, [&](int64_t v) {
+    __builtin_prefetch(o.x + v * W + kAhead);
+    return load(o.x + v * W);
+  });
   const A grad_factor = k.negative * k.grad_scale;
   V sum = {};
-  for (int64_t v = 0; v < o.vectors; ++v) {
+  for (int64_t v = first; v < last; ++v) {
     const auto m = formula.background({load(o.x + v * W), p.e[v], p.r[v]});
     sum += m.modulation * m.loss;
     if (o.grad) store(o.grad + v * W, V(m.modulation * grad_factor * m.grad), o.past_caches);
@@ -64,30 +64,35 @@ Vec<A> background_block(const F formula, const Scalars<A> k, const Operands<A> o
   return weigh(V{} + k.negative, sum);
 }
 
-// A block of anything: background, hard or soft targets, with every factor.
+// Vectors of anything: background, hard or soft targets, with every factor.
 template <bool Soft, class F, class A = typename F::A>
-Vec<A> any_block(const F formula, const Scalars<A> k, const Operands<A> o) {
+Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_t first, int64_t last) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
   const V zero = {}, one = zero + A(1);
-  const Prepared<A> p(o.x, o.vectors);
+  auto target = [&](int64_t v) { return o.t ? load(o.t + v * W) : zero; };
+  // A positive at x is a negative at -x.
+  auto logit = [&](int64_t v) {
+    const V x = load(o.x + v * W);
+    return Soft ? x : target(v) == one ? -x : x;
+  };
+  const Prepared<A> p(first, last, logit);
   V sum = {};
-  for (int64_t v = 0; v < o.vectors; ++v) {
+  for (int64_t v = first; v < last; ++v) {
     const int64_t i = v * W;
-    const V t = o.t ? load(o.t + i) : zero, pw = o.pos_weight ? load(o.pos_weight + i) : zero + k.pos_weight;
+    const V t = target(v), pw = o.pos_weight ? load(o.pos_weight + i) : zero + k.pos_weight;
     const V up = o.upstream ? load(o.upstream + i) * k.grad_scale : zero + k.grad_scale;
     const auto is_pos = t == one, ignored = t == zero + A(kIgnored);
-    const Logit<V> logit{load(o.x + i), p.e[v], p.r[v]};
     V f;
     Element<V> e;
     if constexpr (Soft) {
       f = o.factor ? load(o.factor + i) : t * k.positive + (one - t) * k.negative;
-      e = formula.soft(logit, t, pw);
+      e = formula.soft({logit(v), p.e[v], p.r[v]}, t, pw);
     } else {
-      const auto m = formula.hard(logit, is_pos);
+      const auto m = formula.background({logit(v), p.e[v], p.r[v]});
       f = o.factor ? load(o.factor + i) : is_pos ? zero + k.positive : zero + k.negative;
       f *= m.modulation * (is_pos ? pw : one);
-      e = {m.loss, m.grad};
+      e = {m.loss, is_pos ? -m.grad : m.grad};
     }
     const V loss = ignored ? zero : weigh(f, e.loss);
     sum += loss;
@@ -98,10 +103,14 @@ Vec<A> any_block(const F formula, const Scalars<A> k, const Operands<A> o) {
 }
 
 template <class F, class A = typename F::A>
-Vec<A> run_block(const F& formula, const Scalars<A>& k, Kind kind, const Operands<A>& o) {
-  if (kind == kSoft) return any_block<true>(formula, k, o);
-  const bool plain = kind == kBackground && !o.factor && !o.upstream && !o.loss;
-  return plain ? background_block(formula, k, o) : any_block<false>(formula, k, o);
+Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const Operands<A>& o, int64_t vectors) {
+  if (targets.kind == kSoft) return anything<true>(formula, k, o, 0, vectors);
+  if (o.factor || o.upstream || o.loss) return anything<false>(formula, k, o, 0, vectors);
+  if (targets.kind == kBackground) return background(formula, k, o, 0, vectors);
+  constexpr int W = Simd<A>::W;
+  const int64_t first = targets.first / W, last = (targets.last + W - 1) / W;
+  return background(formula, k, o, 0, first) + anything<false>(formula, k, o, first, last) +
+         background(formula, k, o, last, vectors);
 }
 
 // Denormals cost a hundred cycles each on x86 and carry nothing a gradient needs.
@@ -121,6 +130,7 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   constexpr Type own = sizeof(A) == 4 ? Type::kF32 : Type::kF64;
   constexpr int W = Simd<A>::W;
   static thread_local Buffers<A> b;
+  const FlushDenormals flush;
   const F formula(s);
   const Scalars<A> k(s);
   const int64_t total = s.rows * s.classes, end = last * kChunk < total ? last * kChunk : total;
@@ -129,27 +139,23 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   Place at(s, first * kChunk);
   for (int64_t begin = first * kChunk; begin < end; begin += kBlock, at.advance(s)) {
     const int64_t n = end - begin < kBlock ? end - begin : kBlock;
-    const Kind kind = s.class_ids ? decode_ids(s, b, at, n, bad) : decode_values(s, b, begin, n, bad);
+    const Targets targets = s.class_ids ? decode_ids(s, b, at, n, bad) : decode_values(s, b, begin, n, bad);
     // Whole vectors of the compute type are read and written in place, all else by way of L1.
     const bool in_place = s.dtype == own && n % W == 0, loss_in_place = in_place && s.loss_type == own;
     if (!in_place) read(s.dtype, s.input, begin, n, b.x);
-    if (s.weight.data || s.alphas.data) decode_factors(s, b, at, kind, n);
+    if (s.weight.data || s.alphas.data) decode_factors(s, b, at, targets.kind, n);
     if (s.pos_weights.data) decode_pos_weights(s, b, at, n);
     if (s.upstream) read(s.upstream_type, s.upstream, begin, n, b.upstream);
     Operands<A> o;
     o.x = in_place ? (const A*)s.input + begin : b.x;
-    o.t = kind == kBackground ? nullptr : b.t;
+    o.t = targets.kind == kBackground ? nullptr : b.t;
     o.factor = s.weight.data || s.alphas.data ? b.factor : nullptr;
     o.pos_weight = s.pos_weights.data ? b.pos_weight : nullptr;
     o.upstream = s.upstream ? b.upstream : nullptr;
     o.loss = !s.loss ? nullptr : loss_in_place ? (A*)s.loss + begin : b.loss;
     o.grad = !s.grad ? nullptr : in_place ? (A*)s.grad + begin : b.grad;
     o.past_caches = s.past_caches && in_place && (!s.loss || loss_in_place);
-    o.vectors = (n + W - 1) / W;
-    {
-      const FlushDenormals flush;
-      sum.add(run_block(formula, k, kind, o));
-    }
+    sum.add(run_block(formula, k, targets, o, (n + W - 1) / W));
     if (s.loss && !loss_in_place) write(s.loss_type, b.loss, begin, n, s.loss);
     if (s.grad && !in_place) write(s.dtype, b.grad, begin, n, s.grad);
     if (begin % kChunk == kChunk - kBlock || begin + n == end) {

@@ -4,27 +4,12 @@
 #include <string>
 #include <tuple>
 
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
+#include "launch.cuh"
 #include "knn_plan.h"
 #include "knn_tile.cuh"
 
 namespace imbal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run_kernel(const __grid_constant__ Kernel kernel) {
-  extern __shared__ __align__(16) char shared[];
-  kernel(DeviceBlock{shared, (int64_t)blockIdx.x});
-}
 
 Element element_of(const Tensor& t) {
   switch (t.scalar_type()) {
@@ -34,23 +19,6 @@ Element element_of(const Tensor& t) {
     default: return Element::kF32;
   }
 }
-
-struct Launcher {
-  cudaStream_t stream;
-  int64_t n, m, d, k;
-
-  template <class... Args, class... Values>
-  void operator()(void (*kernel)(Args...), int64_t blocks, int threads, int64_t shared, Values... values) const {
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
-    if (error == cudaSuccess) {
-      kernel<<<(unsigned)blocks, threads, shared, stream>>>(values...);
-      error = cudaGetLastError();
-    }
-    STD_TORCH_CHECK(error == cudaSuccess, "imbal_kernels: knn of ", m, " queries among ", n, " rows, d = ", d,
-                    ", k = ", k, " did not start (", blocks, " blocks of ", threads, " threads, ", shared,
-                    " bytes of shared memory): ", cudaGetErrorString(error));
-  }
-};
 
 std::tuple<Tensor, Tensor, Tensor> knn(Tensor x, Tensor query, Tensor ptr, Tensor query_ptr, int64_t k,
                                        bool exclude_self) {
@@ -71,27 +39,23 @@ std::tuple<Tensor, Tensor, Tensor> knn(Tensor x, Tensor query, Tensor ptr, Tenso
   s.distances = distances.mutable_data_ptr<double>();
   s.totals = totals.mutable_data_ptr<int64_t>();
 
+  const auto what = [&] {
+    return "knn of " + std::to_string(m) + " queries among " + std::to_string(n) + " rows, d = " + std::to_string(s.d) +
+           ", k = " + std::to_string(k);
+  };
   int processors = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, x.get_device_index());
-  STD_TORCH_CHECK(error == cudaSuccess, "imbal_kernels: knn: ", cudaGetErrorString(error));
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, x.get_device_index()), what);
   const Plan plan(s, n, m, processors, Budget{});
   Tensor workspace = torch::stable::new_empty(x, {m ? plan.workspace.bytes : 0}, ScalarType::Byte);
   plan.bind(s, (char*)workspace.mutable_data_ptr());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-  const Launcher start{(cudaStream_t)stream, n, m, s.d, k};
-  run(
-      s, plan, m,
-      [&](auto kernel, int64_t blocks, int threads, int64_t shared) {
-        start(run_kernel<decltype(kernel)>, blocks, threads, shared, kernel);
-      },
-      [&](const Search& now) {
-        const int64_t tiles = 4 * kTileFloats * sizeof(float), blocks = now.batch_panels * now.splits;
-        if (now.scores)
-          start(tiles_kernel<true>, blocks, kTileThreads, tiles, now);
-        else
-          start(tiles_kernel<false>, blocks, kTileThreads, tiles + Lists::shared_bytes(now.capacity), now);
-      });
+  const Launcher<decltype(what)> launch{current_stream(x), what};
+  run(s, plan, n, m, launch, [&](const Search& now) {
+    const int64_t tiles = 4 * kTileFloats * sizeof(float), blocks = now.batch_panels * now.splits;
+    if (now.scores)
+      launch.start(tiles_kernel<true>, blocks, kTileThreads, tiles, now);
+    else
+      launch.start(tiles_kernel<false>, blocks, kTileThreads, tiles + Lists::shared_bytes(now.capacity), now);
+  });
   return {indices, distances, totals};
 }
 

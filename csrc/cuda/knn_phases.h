@@ -6,38 +6,48 @@
 
 namespace imbal {
 
-// First panels of all segments, by one block: each item adds up a range of them, then the ranges are offset.
+// First panels of all segments, by one block: each item adds up a range of them, then the ranges are offset. Segments
+// that do not rise from 0 to the number of rows, which nobody could check without waiting for the device, get no
+// panels: every query is then left with rows -1 at distance inf.
 struct CountPanels {
   Rows rows;
-  int64_t segments;
+  int64_t segments, n;
 
-  static constexpr int kItems = 1024, kThreads = 1024;
-  static size_t shared_bytes() { return (kItems + 1) * sizeof(int64_t); }
+  static constexpr int kItems = 1024, kThreads = 256;
+  struct Shared {
+    int64_t sums[kItems + 1];
+    int bad;
+  };
+  static size_t shared_bytes() { return sizeof(Shared); }
 
   IMBAL_DEVICE int64_t count(int64_t s) const { return divide_up(rows.ptr[s + 1] - rows.ptr[s], kPanel); }
 
   template <class Block>
   IMBAL_DEVICE void operator()(const Block& block) const {
-    int64_t* sums = (int64_t*)block.shared;
     const CountPanels self = *this;
+    Shared& sh = *(Shared*)block.shared;
     const int64_t share = divide_up(segments, kItems);
-    block.each(kItems, [=](int64_t i) {
+    block.each(1, [&](int64_t) { sh.bad = self.rows.ptr[0] != 0 || self.rows.ptr[self.segments] != self.n; });
+    block.each(kItems, [&](int64_t i) {
       int64_t sum = 0;
-      for (int64_t s = i * share; s < at_most((i + 1) * share, self.segments); ++s) sum += self.count(s);
-      sums[i + 1] = sum;
-    });
-    block.each(1, [=](int64_t) {
-      sums[0] = 0;
-      for (int i = 0; i < kItems; ++i) sums[i + 1] += sums[i];
-    });
-    block.each(kItems, [=](int64_t i) {
-      int64_t sum = sums[i];
       for (int64_t s = i * share; s < at_most((i + 1) * share, self.segments); ++s) {
-        self.rows.panels[s] = sum;
+        if (self.rows.ptr[s] > self.rows.ptr[s + 1]) sh.bad = 1;
+        sum += self.count(s);
+      }
+      sh.sums[i + 1] = sum;
+    });
+    block.each(1, [&](int64_t) {
+      sh.sums[0] = 0;
+      for (int i = 0; i < kItems; ++i) sh.sums[i + 1] += sh.sums[i];
+    });
+    block.each(kItems, [&](int64_t i) {
+      int64_t sum = sh.sums[i];
+      for (int64_t s = i * share; s < at_most((i + 1) * share, self.segments); ++s) {
+        self.rows.panels[s] = sh.bad ? 0 : sum;
         sum += self.count(s);
       }
     });
-    block.each(1, [=](int64_t) { self.rows.panels[self.segments] = sums[kItems]; });
+    block.each(1, [&](int64_t) { self.rows.panels[self.segments] = sh.bad ? 0 : sh.sums[kItems]; });
   }
 };
 
@@ -78,8 +88,8 @@ struct Pack {
   static size_t shared_bytes() { return sizeof(Shared); }
 
   IMBAL_DEVICE float centre(const Panel& p, int64_t j) const {
+    if (s.x.panels[p.segment] == s.x.panels[p.segment + 1]) return 0;  // no rows, whatever ptr says
     const int64_t begin = s.x.ptr[p.segment], rows = s.x.ptr[p.segment + 1] - begin;
-    if (rows == 0) return 0;
     double sum = 0;
     for (int64_t i = 0; i < kSamples; ++i) sum += load(s, s.x, begin + i * rows / kSamples, j);
     const float mean = (float)(sum / kSamples);

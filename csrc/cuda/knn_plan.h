@@ -83,12 +83,12 @@ struct Plan {
 
 // launch(kernel, blocks, threads, shared bytes) and tiles(search), the distance kernel, run in order.
 template <class Launch, class Tiles>
-void run(Search s, const Plan& plan, int64_t m, Launch launch, Tiles tiles) {
+void run(Search s, const Plan& plan, int64_t n, int64_t m, Launch launch, Tiles tiles) {
   if (m == 0) return;
   launch(Clear{s.indices, s.distances, m * s.k}, divide_up(m * s.k, Clear::kItems), Clear::kThreads, 0);
   if (plan.x_panels == 0) return;
-  launch(CountPanels{s.x, s.segments}, 1, CountPanels::kThreads, CountPanels::shared_bytes());
-  launch(CountPanels{s.query, s.segments}, 1, CountPanels::kThreads, CountPanels::shared_bytes());
+  launch(CountPanels{s.x, s.segments, n}, 1, CountPanels::kThreads, CountPanels::shared_bytes());
+  launch(CountPanels{s.query, s.segments, m}, 1, CountPanels::kThreads, CountPanels::shared_bytes());
   const int64_t candidates = (int64_t)s.kept * s.splits;
   for (int64_t batch = 0; batch < plan.batches; ++batch) {
     s.first_batch = batch * s.batch_panels;

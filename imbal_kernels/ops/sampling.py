@@ -59,7 +59,7 @@ def _philox_fake(like: Tensor, key: int, stream: int, first: int, blocks: int) -
 
 @torch.library.impl("imbal_kernels::smote_generate", "CompositeExplicitAutograd", lib=backends.library)
 def _smote_generate_anywhere(X: Tensor, *args: Any) -> Generated:
-    backends.has_kernels(X)  # says so once
+    backends.has_kernels(X, backends.MISSING_SAMPLING)  # says so once
     return reference.smote_generate(X, *args)
 
 

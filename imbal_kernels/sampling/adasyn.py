@@ -1,6 +1,6 @@
 """ADASYN: the more of a row's neighbours are of other classes, the more new rows start from it."""
 
-from typing import Any
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from imbal_kernels.reference.sampling import shares
 from imbal_kernels.sampling.assemble import class_rows, generate, nearest
 from imbal_kernels.sampling.knn import knn
 from imbal_kernels.sampling.resampling import (
+    Provenance,
     Strategy,
     check_class_sizes,
     check_neighbors,
@@ -18,6 +19,26 @@ from imbal_kernels.sampling.resampling import (
 )
 
 
+@overload
+def adasyn(
+    X: Tensor,
+    y: Tensor,
+    *,
+    sampling_strategy: Strategy = ...,
+    n_neighbors: int = ...,
+    generator: torch.Generator | None = ...,
+    return_provenance: Literal[False] = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def adasyn(
+    X: Tensor,
+    y: Tensor,
+    *,
+    sampling_strategy: Strategy = ...,
+    n_neighbors: int = ...,
+    generator: torch.Generator | None = ...,
+    return_provenance: Literal[True],
+) -> tuple[Tensor, Tensor, Provenance]: ...
 def adasyn(
     X: Tensor,
     y: Tensor,
@@ -26,7 +47,7 @@ def adasyn(
     n_neighbors: int = 5,
     generator: torch.Generator | None = None,
     return_provenance: bool = False,
-) -> tuple[Any, ...]:
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Provenance]:
     """Adaptive synthetic over-sampling: He et al., "ADASYN: Adaptive Synthetic Sampling Approach for Imbalanced
     Learning" (2008).
 

@@ -1,6 +1,6 @@
 """Borderline-SMOTE: new rows from those rows of a class that other classes crowd."""
 
-from typing import Any
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from imbal_kernels.reference.sampling import check_danger, in_danger
 from imbal_kernels.sampling.assemble import class_rows, generate, nearest, offsets
 from imbal_kernels.sampling.resampling import (
+    Provenance,
     Strategy,
     check_borderline,
     check_borderline_sizes,
@@ -17,6 +18,30 @@ from imbal_kernels.sampling.resampling import (
 )
 
 
+@overload
+def borderline_smote(
+    X: Tensor,
+    y: Tensor,
+    *,
+    sampling_strategy: Strategy = ...,
+    k_neighbors: int = ...,
+    m_neighbors: int = ...,
+    kind: str = ...,
+    generator: torch.Generator | None = ...,
+    return_provenance: Literal[False] = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def borderline_smote(
+    X: Tensor,
+    y: Tensor,
+    *,
+    sampling_strategy: Strategy = ...,
+    k_neighbors: int = ...,
+    m_neighbors: int = ...,
+    kind: str = ...,
+    generator: torch.Generator | None = ...,
+    return_provenance: Literal[True],
+) -> tuple[Tensor, Tensor, Provenance]: ...
 def borderline_smote(
     X: Tensor,
     y: Tensor,
@@ -27,7 +52,7 @@ def borderline_smote(
     kind: str = "borderline-1",
     generator: torch.Generator | None = None,
     return_provenance: bool = False,
-) -> tuple[Any, ...]:
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Provenance]:
     """Over-sampling from rows in danger: Han et al., "Borderline-SMOTE: A New Over-Sampling Method in Imbalanced Data
     Sets Learning" (2005).
 

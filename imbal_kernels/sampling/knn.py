@@ -54,7 +54,9 @@ def knn(
 
     Args:
         x: (n, d) points; float32, float64, bfloat16 or float16; d from 1 to 4096. NaN and infinity are an error on
-            a CPU; on a GPU they and a bad ptr are looked for with IMBAL_KERNELS_CHECK=1 only.
+            a CPU; on a GPU they, a bad ptr and segments with fewer than k points are looked for with
+            IMBAL_KERNELS_CHECK=1 only, as that waits for the device. Without it a bad ptr finds nothing for any
+            query, and what there is too little of is index -1 at distance inf.
         k: how many, from 1 to 4096; at most the points of a query's segment, itself excluded.
         query: (m, d) points of the dtype of x. None: x itself, with each row's own index excluded.
         ptr: (segments + 1,) int64. Rows ptr[s] to ptr[s + 1] are a set of their own; no neighbour lies in another.

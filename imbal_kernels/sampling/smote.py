@@ -1,6 +1,6 @@
 """SMOTE: new rows between a row and one of its neighbours in its class."""
 
-from typing import Any
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from imbal_kernels.sampling.assemble import class_rows, generate
 from imbal_kernels.sampling.knn import knn
 from imbal_kernels.sampling.resampling import (
+    Provenance,
     Strategy,
     check_class_sizes,
     check_neighbors,
@@ -17,6 +18,26 @@ from imbal_kernels.sampling.resampling import (
 )
 
 
+@overload
+def smote(
+    X: Tensor,
+    y: Tensor,
+    *,
+    sampling_strategy: Strategy = ...,
+    k_neighbors: int = ...,
+    generator: torch.Generator | None = ...,
+    return_provenance: Literal[False] = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def smote(
+    X: Tensor,
+    y: Tensor,
+    *,
+    sampling_strategy: Strategy = ...,
+    k_neighbors: int = ...,
+    generator: torch.Generator | None = ...,
+    return_provenance: Literal[True],
+) -> tuple[Tensor, Tensor, Provenance]: ...
 def smote(
     X: Tensor,
     y: Tensor,
@@ -25,7 +46,7 @@ def smote(
     k_neighbors: int = 5,
     generator: torch.Generator | None = None,
     return_provenance: bool = False,
-) -> tuple[Any, ...]:
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Provenance]:
     """Over-sampling with synthetic rows: Chawla et al., "SMOTE: Synthetic Minority Over-sampling Technique" (2002).
 
     A new row is x_i + step * (x_j - x_i): x_i a row of the class, x_j one of its k nearest in the class, step in

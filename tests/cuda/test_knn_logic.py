@@ -17,8 +17,9 @@ def brute_force(x, query, ptr, query_ptr, k, exclude_self):
     indices, distances = np.full((m, k), -1), np.full((m, k), np.inf)
     for begin, end, first, last in zip(ptr[:-1], ptr[1:], query_ptr[:-1], query_ptr[1:], strict=True):
         d2 = np.zeros((last - first, end - begin))
-        for j in range(x.shape[1]):
-            d2 = d2 + (query[first:last, None, j] - x[None, begin:end, j]) ** 2
+        with np.errstate(over="ignore"):
+            for j in range(x.shape[1]):
+                d2 = d2 + (query[first:last, None, j] - x[None, begin:end, j]) ** 2
         rows = np.arange(int(begin), int(end))
         for i in range(int(first), int(last)):
             near = d2[i - int(first)]
@@ -177,9 +178,26 @@ def test_nothing(emulated_knn, m, n):
     check(emulated_knn, torch.empty(n, 3), 2, query=torch.empty(m, 3))
 
 
+GOOD = [0, 10, 40]
+BAD = ([0, 10, 41], [1, 10, 40], [0, 50, 40], [0, -5, 40], [0, 2**40, 40], [-(2**63), 2**63 - 1, 40], [0, 0, 0])
+
+
+@pytest.mark.parametrize("k", (2, 65))
+@pytest.mark.parametrize(
+    "ptr, query_ptr", [*((bad, bad) for bad in BAD), *((bad, GOOD) for bad in BAD), *((GOOD, bad) for bad in BAD)]
+)
+def test_bad_segments_find_nothing(emulated_knn, ptr, query_ptr, k):
+    """A GPU does not wait to look at them: the answer says so, and nothing out of range is read."""
+    x = normal(40, 3)
+    indices, distances, totals, _ = emulated_knn(x, x, torch.tensor(ptr), torch.tensor(query_ptr), k, False)
+    assert (indices == -1).all() and (distances == torch.inf).all() and totals == [0, 0]
+
+
+@pytest.mark.parametrize("d", (1, 4096))
 @pytest.mark.parametrize("k", (1, 64, 65, 4096))
-def test_workspace_is_bounded(emulated_knn, k):
-    """Of ten million rows, which the plan only counts: nothing is searched when there are no queries."""
-    big = torch.empty(1).expand(10_000_000, 4096)
-    used = emulated_knn(big, torch.empty(0, 4096), torch.tensor([0, 10_000_000]), torch.tensor([0, 0]), k, False)[3]
-    assert used <= 512 << 20
+def test_workspace_is_bounded(emulated_knn, k, d):
+    """For ten million rows, which the plan only counts: without queries nothing is searched."""
+    x = torch.empty(1, 1).expand(10_000_000, d)
+    for processors in (1, 132):
+        used = emulated_knn(x, x[:0], torch.tensor([0, len(x)]), torch.tensor([0, 0]), k, False, processors=processors)
+        assert used[3] <= 512 << 20

@@ -7,6 +7,7 @@ import sys
 import imblearn
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 import imbal_kernels.imblearn as ours
@@ -154,6 +155,18 @@ def test_refused_in_these_words(name, arguments, x, y, text, pair):
         with pytest.raises((ValueError, TypeError, RuntimeError)) as error:
             sampler.fit_resample(x, y)
         assert re.fullmatch(pattern, str(error.value)), str(error.value)
+
+
+def test_polars_is_refused_by_name(dense, pair):
+    """imbalanced-learn fails inside NumPy and names nothing; what the message says to pass works."""
+    frame, labels = pl.DataFrame(X, schema=["a", "b", "c"]), pl.Series("amount", Y)
+    theirs, ours = pair(dense, random_state=0)
+    with pytest.raises(TypeError, match=r"^X must be .* got polars.DataFrame, .* pass X.to_pandas\(\) or"):
+        ours.fit_resample(frame, Y)
+    with pytest.raises(TypeError, match="Field elements"):  # once it takes them, so shall we
+        theirs.fit_resample(frame, Y)
+    found, found_y = ours.fit_resample(frame.to_numpy(), labels)
+    assert type(found) is np.ndarray and type(found_y) is pd.Series and len(found) == len(found_y)
 
 
 def test_borderline_without_points_in_danger_returns_the_data():
