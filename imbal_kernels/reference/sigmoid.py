@@ -34,7 +34,7 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
         loss = formula.by_key(problem.formula).torch(x, t)
     for factor in (problem.weight, problem.scale_tensor):
         if factor is not None:
-            loss = _weigh(factor, loss)
+            loss = weigh(factor, loss)
     loss = torch.where(ignored, 0.0, loss * problem.scale)
     loss = torch.where(bad, torch.nan, loss)
     if problem.elementwise:
@@ -70,30 +70,30 @@ def first_bad_row(problem: SigmoidProblem) -> Tensor:
 
 
 def _focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
-    loss = _weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
+    loss = weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
     alpha_t = _alpha_t(t, problem)
-    return loss if alpha_t is None else _weigh(alpha_t, loss)
+    return loss if alpha_t is None else weigh(alpha_t, loss)
 
 
 def _quality_focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
     distance = _above(_limited(x, problem.gamma), t).abs()
     if t.requires_grad:
-        return _weigh(distance**problem.gamma, _cross_entropy(x, t, problem))
+        return weigh(distance**problem.gamma, _cross_entropy(x, t, problem))
     hard = (t == 0) | (t == 1)
     soft = torch.where(hard, 1.0, distance) ** problem.gamma
-    return _weigh(torch.where(hard, _modulation(x, t, problem.gamma), soft), _cross_entropy(x, t, problem))
+    return weigh(torch.where(hard, _modulation(x, t, problem.gamma), soft), _cross_entropy(x, t, problem))
 
 
 def _varifocal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
     negative = problem.alpha * _modulation(x, torch.zeros_like(t), problem.gamma)
-    return _weigh(torch.where(t > 0, t, negative), _cross_entropy(x, t, problem))
+    return weigh(torch.where(t > 0, t, negative), _cross_entropy(x, t, problem))
 
 
 def _asymmetric(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
     positive, negative = _smoothed(t, problem)
-    hits = _weigh(_modulation(x, torch.ones_like(t), problem.gamma_pos), -F.logsigmoid(x))
+    hits = weigh(_modulation(x, torch.ones_like(t), problem.gamma_pos), -F.logsigmoid(x))
     if problem.clip == 0:
-        misses = _weigh(_modulation(x, torch.zeros_like(t), problem.gamma), -F.logsigmoid(-x))
+        misses = weigh(_modulation(x, torch.zeros_like(t), problem.gamma), -F.logsigmoid(-x))
     else:
         shifted = _above(x, problem.clip)
         # Where it is cut off, a power below 1 would have an infinite slope.
@@ -101,7 +101,7 @@ def _asymmetric(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
         far = -torch.log(torch.sigmoid(-x) + problem.clip)  # 1 - p_m without a difference
         entropy = torch.where(kept > 0.5, far, -torch.log1p(-kept.clamp(max=0.5)))
         misses = torch.where(shifted.isnan(), shifted, torch.where(shifted > 0, kept**problem.gamma * entropy, 0.0))
-    return _weigh(positive, hits) + _weigh(negative, misses)
+    return weigh(positive, hits) + weigh(negative, misses)
 
 
 def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
@@ -128,7 +128,7 @@ def _above(x: Tensor, level: Tensor | float) -> Tensor:
     return torch.where(x < 0, torch.sigmoid(x) - level, (1 - level) - torch.sigmoid(-x))
 
 
-def _weigh(factor: Tensor, loss: Tensor) -> Tensor:
+def weigh(factor: Tensor, loss: Tensor) -> Tensor:
     """factor * loss, and 0 where the factor is, even for an infinite loss. A NaN stays one."""
     return factor * torch.where(factor == 0, loss.clamp(max=1e30), loss)
 
@@ -144,7 +144,7 @@ def _smoothed(t: Tensor, problem: SigmoidProblem) -> tuple[Tensor, Tensor]:
 
 def _cross_entropy(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
     positive, negative = _smoothed(t, problem)
-    return _weigh(positive, -F.logsigmoid(x)) + _weigh(negative, -F.logsigmoid(-x))
+    return weigh(positive, -F.logsigmoid(x)) + weigh(negative, -F.logsigmoid(-x))
 
 
 def _alpha_t(t: Tensor, problem: SigmoidProblem) -> Tensor | None:
