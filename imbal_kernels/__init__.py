@@ -1,6 +1,7 @@
 """Losses and resampling for imbalanced data, fused on the device."""
 
 from imbal_kernels import presets, reference
+from imbal_kernels.dense import dense_focal_loss
 from imbal_kernels.formula import Formula
 from imbal_kernels.functional import (
     binary_cross_entropy_with_logits,
@@ -13,6 +14,7 @@ from imbal_kernels.modules import (
     BCEWithLogitsLoss,
     BinaryCrossEntropyWithLogits,
     CrossEntropyLoss,
+    DenseFocalLoss,
     QualityFocalLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
@@ -35,6 +37,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BinaryCrossEntropyWithLogits",
     "CrossEntropyLoss",
+    "DenseFocalLoss",
     "Formula",
     "Provenance",
     "QualityFocalLoss",
@@ -50,6 +53,7 @@ __all__ = [
     "class_counts",
     "class_weights",
     "cross_entropy",
+    "dense_focal_loss",
     "elementwise_loss",
     "knn",
     "log_prior",

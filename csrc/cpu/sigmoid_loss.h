@@ -30,6 +30,7 @@ enum class Formula : int8_t { kFocal, kQualityFocal, kVarifocal, kAsymmetric };
 
 struct SigmoidLoss {
   int64_t rows, classes;
+  int64_t positions;  // 0: rows of classes. Else lines of positions, one line a class: a detector's head
   Type dtype;         // of the logits and their gradient; fp64 computes in fp64, the others in fp32
   Type target_type;
   Type loss_type;     // of the elementwise loss
