@@ -128,7 +128,7 @@ struct QualityFocal : Focal<T, P> {
     const V zero = V{}, one = zero + A(1);
     const Entropy<V, A> s(l, t, pw, this->smoothing);
     // From the smaller of p and q: exact for a hard target.
-    const V d = l.x < 0 ? s.p - t : (one - t) - s.q, k = magnitude(d), normal = at_least(A(1e-37), k);
+    const V d = l.x < 0 ? s.p - t : (one - t) - s.q, k = d < 0 ? -d : d, normal = at_least(A(1e-37), k);
     const auto neg = t == zero, pos = t == one;
     V log_a = zero, log_b = zero;
     if constexpr (P == kPowerAny) {

@@ -127,7 +127,7 @@ def _check_alphas(alphas: Tensor | None) -> None:
 def _check_targets(problem: SigmoidProblem) -> None:
     backends.refuse_capture(problem.input)
     row = int(reference.first_bad_row(problem))
-    if row < problem.target.numel():
+    if row < (problem.target.shape[0] if problem.dense else problem.target.numel()):
         raise_bad_row(problem.input, problem.target, problem.scores, row, problem.ignore_index)
 
 
