@@ -2,10 +2,12 @@
 
 Every contestant's result is checked before it is timed. The roof is measured in the same run: of a loss a copy of
 the logits, of a search a matrix product.
-CPU: contestants take turns, round by round. GPU: CUDA events, L2 flushed in between.
+CPU: contestants take turns, round by round, each after the logits were written anew. GPU: CUDA events, L2 flushed in
+between.
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -13,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from bench import losses, neighbors, report, smote, targets
-from bench.harness import run_all
+from bench import dense, losses, neighbors, report, smote, targets
+from bench.harness import Record, run_all
 
-SUITES = {"losses": (losses,), "neighbors": (neighbors, smote)}
+SUITES = {"losses": (losses,), "dense": (dense,), "neighbors": (neighbors, smote)}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m imbal_kernels bench",
         description=__doc__,
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"{', '.join(SUITES)}; all without one")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--shapes", nargs="+", metavar="ROWSxCLASSES")
+    parser.add_argument("--shapes", nargs="+", metavar="ROWSxCOLUMNS")
     parser.add_argument("--peers", nargs="*", metavar="PEER", help="whom to compare with; nobody without a name")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile of the peers out")
     parser.add_argument("--rounds", type=int, default=15, help="of a CPU run")
@@ -36,25 +38,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="save a record")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw each result against the roofline")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the plots")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What argparse lets pass; also what would only fail once all was measured."""
     for name in args.suites:
         if name not in SUITES:
             parser.error(f"there is no suite {name}: choose from {', '.join(SUITES)}")
-    if args.rounds < 2:
-        parser.error("--rounds must be at least 2: a spread is reported")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a GPU that PyTorch can see; there is none")
-    torch.set_num_threads(args.threads)
-
-    suites = [suite for name in args.suites or SUITES for suite in SUITES[name]]
     for shape in args.shapes or ():
         if not all(part.isdecimal() and int(part) > 0 for part in shape.split("x")) or shape.count("x") != 1:
-            parser.error(f"--shapes takes ROWSxCLASSES such as 100000x80, got {shape}")
-    known = {peer for suite in suites for peer in suite.PEERS}
+            parser.error(f"--shapes takes ROWSxCOLUMNS such as 100000x80, got {shape}")
+    known = {peer for name in args.suites or SUITES for suite in SUITES[name] for peer in suite.PEERS}
     for peer in args.peers or ():
         if peer not in known:
             parser.error(f"there is no peer {peer}: choose from {', '.join(sorted(known))}")
+    if args.rounds < 2:
+        parser.error(f"--rounds must be at least 2, for a spread is reported; got {args.rounds}")
+    if args.threads < 1:
+        parser.error(f"--threads must be at least 1, got {args.threads}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch can see; there is none")
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib, which is not installed")
+    for option, folder in (("--json", args.json and args.json.parent), ("--plot", args.plot)):
+        try:
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"{option}: {folder} can't be made: {error.strerror}")
+
+
+def _verdicts(record: Record) -> str:
+    lines = targets.table(record.results)
+    busy = int(str(record.environment["busy before"]).rstrip("%")) > 10
+    return lines + ("\nthe machine was busy when this began: the verdicts don't count" if busy else "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _refuse(parser, args)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    torch.set_num_threads(args.threads)
+    suites = [suite for name in args.suites or SUITES for suite in SUITES[name]]
     workloads = (
         workload
         for suite in suites
@@ -66,12 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             not args.no_compile,
         )
     )
-    record = run_all(workloads, device, args.rounds, lambda result: print(report.text_table(result), flush=True))
+    try:
+        record = run_all(workloads, device, args.rounds, lambda result: print(report.text_table(result), flush=True))
+    except AssertionError as error:
+        print(f"stopped, a contestant's result is wrong: {error}", file=sys.stderr)
+        return 1
     print(f"\n{report.heading(record)}")
     if device == "cpu":
-        print(f"\n{targets.table(record.results)}")
-        if int(str(record.environment["busy before"]).rstrip("%")) > 10:
-            print("the machine was busy when this began: the verdicts don't count")
+        print(f"\n{_verdicts(record)}")
     if args.json:
         record.save(args.json)
     if args.plot:

@@ -53,8 +53,8 @@ def torchvision(x: Tensor, positive: bool, gamma: float) -> tuple[Tensor, Tensor
 def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], x: Tensor, positive: bool) -> tuple[Tensor, Tensor]:
     x = x[:, None].detach().requires_grad_()
     loss = loss_of(x, torch.full_like(x, float(positive)))
-    loss.sum().backward()
-    return loss.detach()[:, 0], x.grad[:, 0]
+    (grad,) = torch.autograd.grad(loss.sum(), x)
+    return loss.detach()[:, 0], grad[:, 0]
 
 
 IMPLEMENTATIONS: dict[str, Formula] = {

@@ -3,10 +3,13 @@
     python -m bench.gpu_check FOLDER [--dry]
 
 Parts run in turn, each with a log in the folder; one that has passed is not run again in the same folder, so a
-run that was cut short can be resumed. --dry runs what needs no GPU: the command itself is rehearsed on any machine.
+run that was cut short can be resumed. Within --minutes (9): a part for which too little is left is left to the next
+run. --dry runs what needs no GPU: the command itself is rehearsed on any machine.
 """
 
 import argparse
+import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -24,11 +27,13 @@ ROOT = Path(__file__).parent.parent
 PYTHON = (sys.executable, "-m")
 # Small launches of every kernel: the sanitizer slows them a hundredfold.
 SANITIZED = ("tests/test_functional.py", "-k", "cuda")
+LEAST = 15  # seconds in which no part that matters comes to an end
 
 
 @dataclass(frozen=True)
 class Part:
-    """dry: the command without a GPU, or None where it takes one. needs: a program that may be missing."""
+    """dry: the command without a GPU, or None where it takes one. seconds: it may take. needs: a program that may be
+    missing."""
 
     name: str
     command: Sequence[str]
@@ -38,33 +43,39 @@ class Part:
 
 
 def parts(folder: Path) -> list[Part]:
-    bench = (*PYTHON, "imbal_kernels", "bench")
-    record = ("--json", str(folder / "record.json"), "--plot", str(folder / "plots"))
-    suite = (*PYTHON, "pytest", "-q", "-p", "no:cacheprovider")
+    def suite(*which: str) -> tuple[str, ...]:
+        many = ("-n", str(min(8, os.cpu_count() or 1))) if importlib.util.find_spec("xdist") and not which else ()
+        return (*PYTHON, "pytest", "-q", "-p", "no:cacheprovider", *many, *which)
+
+    def bench(name: str, dry: str) -> Part:
+        files = ("--json", str(folder / f"record-{name}.json"), "--plot", str(folder / "plots"))
+        command = (*PYTHON, "imbal_kernels", "bench", name, *files)
+        rehearsal = ("--device", "cpu", "--rounds", "2", "--no-compile", "--shapes", dry)
+        return Part(f"bench {name}", (*command, "--device", "cuda"), (*command, *rehearsal), 110)
+
     build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    doctor = (*PYTHON, "imbal_kernels", "doctor")
     static = (*PYTHON, "bench.sass", "--json", str(folder / "static.json"))
     return [
-        Part("build", build, build, 120),
-        Part("doctor", (*PYTHON, "imbal_kernels", "doctor"), (*PYTHON, "imbal_kernels", "doctor"), 60),
-        Part("suite", suite, (*suite, "tests/test_ops.py"), 240),
+        Part("build", build, build, 100),
+        Part("doctor", doctor, doctor, 20),
+        Part("suite", suite(), suite("tests/test_ops.py"), 240),
         *(
-            Part(tool, ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *suite, *SANITIZED), None, 60,
+            Part(tool, ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *suite(*SANITIZED)), None, 60,
                  needs="compute-sanitizer")
             for tool in ("memcheck", "racecheck")
         ),
-        Part(
-            "bench",
-            (*bench, "--device", "cuda", *record),
-            (*bench, "--device", "cpu", "--shapes", "2000x80", "--rounds", "2", "--no-compile", *record),
-            180,
-        ),
-        Part("static", static, (*static, "--only", "focal fp32 C=80"), 180),
+        bench("losses", "2000x80"),
+        bench("dense", "97x131"),
+        bench("neighbors", "500x8"),
+        Part("static", static, (*static, "--only", "focal fp32 C=80"), 90),
     ]  # fmt: skip
 
 
-def _run(part: Part, folder: Path, dry: bool) -> str:
-    """What became of a part, in a word or two; its log is kept."""
-    passed = folder / f"{part.name}.passed"
+def _run(part: Part, folder: Path, dry: bool, left: float) -> str:
+    """What became of a part, in a word or two; its log is kept. left: seconds of the budget."""
+    name = part.name.replace(" ", "-")
+    passed = folder / f"{name}.passed"
     if passed.exists():
         return "passed earlier"
     command = part.dry if dry else part.command
@@ -72,14 +83,17 @@ def _run(part: Part, folder: Path, dry: bool) -> str:
         return "needs a GPU"
     if part.needs and shutil.which(part.needs) is None:
         return f"FAILED: {part.needs} is not installed"
+    if left < min(part.seconds, LEAST):
+        return "NOT RUN: no time is left; the same command again goes on from here"
     start = time.monotonic()
-    with (folder / f"{part.name}.log").open("w") as log:
+    limit = min(part.seconds, left)
+    with (folder / f"{name}.log").open("w") as log:
         try:
-            code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=part.seconds).returncode
+            code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=limit).returncode
         except subprocess.TimeoutExpired:
-            return f"FAILED: still running after {part.seconds} s"
+            return f"FAILED: still running after {limit:.0f} s"
     if code:
-        return f"FAILED with exit status {code}, see {part.name}.log"
+        return f"FAILED with exit status {code}, see {name}.log"
     seconds = f"passed in {time.monotonic() - start:.0f} s"
     passed.write_text(seconds + "\n")
     return seconds
@@ -91,31 +105,33 @@ def summary(folder: Path, outcomes: dict[str, str], dry: bool) -> str:
     lines = ["# GPU check" + (" (dry: nothing ran on a GPU)" if dry else ""), ""]
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += ["", "| part | outcome |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items()), ""]
-    if (folder / "record.json").exists():
-        record = Record.load(folder / "record.json")
-        lines += [report.markdown([record]), ""]
-        if dry:
-            lines += ["```", targets.table(record.results), "```", ""]
+    records = [Record.load(path) for path in sorted(folder.glob("record-*.json"))]
+    if records:
+        lines += [report.markdown(records), ""]
+    if records and dry:
+        results = [result for record in records for result in record.results]
+        lines += ["```", targets.table(results), "```", ""]
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--dry", action="store_true", help="what needs no GPU")
+    parser.add_argument("--minutes", type=float, default=9.0, help="that all may take (9)")
     args = parser.parse_args(argv)
     if not args.dry and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here; --dry (make gpu-check DRY=1) rehearses what needs none")
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = {}
+    outcomes, end = {}, time.monotonic() + 60 * args.minutes
     for part in parts(folder):
-        print(f"{part.name:12}", end="", flush=True)
-        outcomes[part.name] = _run(part, folder, args.dry)
+        print(f"{part.name:18}", end="", flush=True)
+        outcomes[part.name] = _run(part, folder, args.dry, end - time.monotonic())
         print(outcomes[part.name], flush=True)
         # After each part: what was measured is kept when the machine goes away.
         (folder / "summary.md").write_text(summary(folder, outcomes, args.dry))
-    return int(any(what.startswith("FAILED") for what in outcomes.values()))
+    return int(any(what.startswith(("FAILED", "NOT RUN")) for what in outcomes.values()))
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
     index, path, outcomes, i = {at: i for i, (at, _) in enumerate(code)}, [], list(taken), 0
     while True:
         at, text = code[i]
-        predicate, op = re.match(r"(@!?\w+ )?(\S+)", text).groups()
+        predicate, op = re.findall(r"^(@!?\w+ )?(\S+)", text)[0]
         path.append(text)
         if op == "EXIT" and not predicate:
             break
@@ -197,7 +197,7 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
             raise ValueError(f"cannot count: {text} at {at:#x}")
         i += 1
         if op.split(".")[0] == "BRA":
-            target = index[int(re.search(r"0x([0-9a-f]+)", text).group(1), 16)]
+            target = index[int(re.findall(r"0x([0-9a-f]+)", text)[0], 16)]
             if target < i:
                 raise ValueError(f"cannot count: loop {text} at {at:#x}")
             block = [skipped for _, skipped in code[i:target]]

@@ -9,6 +9,7 @@ from imbal_kernels.functional import (
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
+from imbal_kernels.linear import linear_cross_entropy, linear_focal_loss
 from imbal_kernels.modules import (
     AsymmetricLoss,
     BCEWithLogitsLoss,
@@ -56,6 +57,8 @@ __all__ = [
     "dense_focal_loss",
     "elementwise_loss",
     "knn",
+    "linear_cross_entropy",
+    "linear_focal_loss",
     "log_prior",
     "presets",
     "prior_bias",

@@ -40,9 +40,41 @@ def test_a_wrong_contestant_is_named_and_not_timed(entries, problem):
     def wrong():
         return torch.zeros(()), torch.zeros_like(problem.logits)
 
+    prepared = []
     contestant = Contestant(wrong, 1, lambda: problem.check("the wrong one", wrong()))
+    entries = {**entries, "wrong": contestant}
     with pytest.raises(AssertionError, match="the wrong one, loss"):
-        measure(Workload("w", "cpu", "", {**entries, "wrong": contestant}), rounds=2)
+        measure(Workload("w", "cpu", "", entries, prepare=lambda: prepared.append(1)), rounds=2)
+    assert not prepared  # which precedes every timed run
+
+
+def test_the_command_says_who_is_wrong(monkeypatch, capsys):
+    def wrong(self, targets):
+        return self.logits.sum() * 0
+
+    monkeypatch.setattr(losses.Problem, "ours", wrong)
+    threads = torch.get_num_threads()
+    try:
+        assert command.main("losses --device cpu --shapes 300x7 --rounds 2 --no-compile --peers".split()) == 1
+    finally:
+        torch.set_num_threads(threads)
+    out, err = capsys.readouterr()
+    assert "a contestant's result is wrong: ours, loss" in err and "ours" not in out
+
+
+def test_each_run_finds_the_logits_written_anew(problem):
+    """In place, with the same values, and before every timed run of every contestant."""
+    workload = next(losses.workloads("cpu", ["float32"], ["300x7"], (), False))
+    seen, prepare = [], workload.prepare
+    entries = {name: Contestant(lambda name=name: seen.append(name), 1) for name in (COPY, OURS)}
+    measure(Workload("w", "cpu", "", entries, prepare=lambda: seen.append("prepared")), rounds=2)
+    assert seen[2:10] == ["prepared", COPY, "prepared", OURS] * 2
+    before, address = problem.logits.detach().clone(), problem.logits.data_ptr()
+    problem.write()
+    problem.logits.detach().zero_()
+    problem.write()
+    assert torch.equal(problem.logits, before) and problem.logits.data_ptr() == address
+    assert prepare.__func__ is losses.Problem.write
 
 
 def test_peak_memory_is_the_gradient_and_less_than_a_mebibyte(entries, problem):
@@ -117,9 +149,15 @@ def test_only_what_is_between_the_marks_is_rewritten():
     [
         (["nonsense"], "there is no suite nonsense: choose from losses"),
         (["losses", "--peers", "nobody"], "there is no peer nobody"),
-        (["losses", "--shapes", "100"], "--shapes takes ROWSxCLASSES such as 100000x80, got 100"),
+        (["losses", "--peers", "faiss-cpu"], "there is no peer faiss-cpu"),
+        (["losses", "--shapes", "100"], "--shapes takes ROWSxCOLUMNS such as 100000x80, got 100"),
+        (["losses", "--shapes", "1e5x80"], "got 1e5x80"),
+        (["losses", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--json", "/dev/null/r.json"], "--json: /dev/null can't be made"),
+        (["--plot", "/dev/null/plots"], "--plot: /dev/null/plots can't be made"),
         (["losses", "--shapes", "0x80"], "got 0x80"),
-        (["--rounds", "1"], "--rounds must be at least 2"),
+        (["--rounds", "1"], "--rounds must be at least 2, for a spread is reported; got 1"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "there is none")]),
     ],
 )
@@ -159,7 +197,7 @@ def test_gpu_check_resumes(tmp_path, monkeypatch, capsys):
             gpu_check.Part("first", (), (*command, once), 60),
             gpu_check.Part("second", (), (*command, mended), 60),
             gpu_check.Part("third", (), None, 60),
-            gpu_check.Part("fourth", (), (*command, "import time; time.sleep(60)"), 1),
+            gpu_check.Part("the fourth", (), (*command, "import time; time.sleep(60)"), 1),
         ]
 
     monkeypatch.setattr(gpu_check, "parts", parts)
@@ -167,12 +205,28 @@ def test_gpu_check_resumes(tmp_path, monkeypatch, capsys):
     assert gpu_check.main([str(out), "--dry"]) == 1
     text = (out / "summary.md").read_text()
     assert "| second | FAILED with exit status 1, see second.log |" in text and "| third | needs a GPU |" in text
-    assert "| fourth | FAILED: still running after 1 s |" in text
+    assert "| the fourth | FAILED: still running after 1 s |" in text and (out / "the-fourth.log").exists()
     flag.touch()
     assert gpu_check.main([str(out), "--dry"]) == 1
     assert "| first | passed earlier |" in (out / "summary.md").read_text()
     assert (tmp_path / "runs").read_text() == "x"
-    assert "second      passed in" in capsys.readouterr().out
+    assert "second            passed in" in capsys.readouterr().out
+
+
+def test_gpu_check_keeps_to_its_minutes(tmp_path, monkeypatch):
+    """What no time is left for is said, counts as a failure, and runs the next time."""
+    command = (sys.executable, "-c", "pass")
+    monkeypatch.setattr(gpu_check, "parts", lambda folder: [gpu_check.Part("only", (), command, 60)])
+    assert gpu_check.main([str(tmp_path), "--dry", "--minutes", "0"]) == 1
+    assert "| only | NOT RUN: no time is left" in (tmp_path / "summary.md").read_text()
+    assert gpu_check.main([str(tmp_path), "--dry"]) == 0
+    assert "| only | passed in" in (tmp_path / "summary.md").read_text()
+
+
+def test_gpu_check_covers_every_suite(tmp_path):
+    names = [part.name for part in gpu_check.parts(tmp_path)]
+    assert {f"bench {suite}" for suite in command.SUITES} <= set(names) and "build" in names
+    assert {"memcheck", "racecheck", "suite", "static"} <= set(names)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refused where there is no GPU")

@@ -91,42 +91,61 @@ void decode_rows(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64
   }
 }
 
-// One id per position: a line compares them all with its class. Each is checked once, by the line of class 0.
-template <class A, class I>
-void decode_positions(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
-  for_each_piece(at, n, [&](int64_t i, int64_t piece, int64_t line, int64_t offset) {
-    const Element2d first(s, line, offset);
-    const I* ids = (const I*)s.target + first.row;
-    const int64_t own = first.col, ignore = s.ignore_index;
-    // Compared as they are stored, where the compiler finds vectors; what I cannot hold is not among them.
-    const bool own_fits = (int64_t)(I)own == own, ignore_fits = (int64_t)(I)ignore == ignore;
-    const I one = I(own_fits ? own : ignore), other = I(ignore_fits ? ignore : own);
-    I found = 0;
-    if (own_fits || ignore_fits)
-      for (int64_t j = 0; j < piece; ++j) found |= ids[j] == one || ids[j] == other ? I(1) : I(0);
-    if (found)
-      for (int64_t j = 0; j < piece; ++j) {
-        if ((int64_t)ids[j] == ignore) fill(i + j, i + j + 1, kIgnored);
-        else if ((int64_t)ids[j] == own) fill(i + j, i + j + 1, 1);
+// Which groups of positions hold anything but background: found once for the lines of all classes, for the one
+// outer index (image and anchor) at hand.
+struct Busy {
+  static constexpr int64_t kGroups = 4096;
+  int64_t outer = -1, size = 0;
+  bool group[kGroups];
+
+  template <class I>
+  void look(const SigmoidLoss& s, int64_t at, int64_t& bad) {
+    const I* ids = (const I*)s.target + at * s.positions;
+    outer = at;
+    size = (s.positions + kGroups - 1) / kGroups;
+    if (size < 64) size = 64;
+    for (int64_t i = 0; i < s.positions; i += size) {
+      bool any = false;
+      for (int64_t j = i; j < i + size && j < s.positions; ++j) {
+        const int64_t id = ids[j];
+        any |= id == s.ignore_index || (id >= 0 && id < s.classes);
+        if ((id < -1 || id > s.classes) && id != s.ignore_index && bad < 0) bad = at * s.positions + j;
       }
-    if (own != 0 || bad >= 0) return;
-    for (int64_t j = 0; j < piece && bad < 0; ++j) {
-      const int64_t id = ids[j];
-      if ((id < -1 || id > s.classes) && id != ignore) bad = first.row + j;
+      group[i / size] = any;
+    }
+  }
+};
+
+// One id per position: a line compares with its class where there is anything.
+template <class A, class I>
+void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
+  for_each_piece(at, n, [&](int64_t i, int64_t piece, int64_t line, int64_t offset) {
+    const int64_t outer = line / s.classes, own = line % s.classes, end = offset + piece;
+    if (outer != busy.outer) busy.look<I>(s, outer, bad);
+    const I* ids = (const I*)s.target + outer * s.positions;
+    for (int64_t j = offset, next; j < end; j = next) {
+      const int64_t group = j / busy.size;
+      next = (group + 1) * busy.size < end ? (group + 1) * busy.size : end;
+      if (!busy.group[group]) continue;
+      for (int64_t k = j; k < next; ++k) {
+        const int64_t id = ids[k], to = i + k - offset;
+        if (id == s.ignore_index) fill(to, to + 1, kIgnored);
+        else if (id == own) fill(to, to + 1, 1);
+      }
     }
   });
 }
 
 // Class ids: targets are written only where the block holds a positive or an ignored element.
 template <class A>
-Targets decode_ids(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
+Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
   Fill<A> fill{b};
   if (!s.positions) decode_rows(s, fill, at, n, bad);
-  else if (s.target_type == Type::kI64) decode_positions<A, int64_t>(s, fill, at, n, bad);
-  else if (s.target_type == Type::kI32) decode_positions<A, int32_t>(s, fill, at, n, bad);
-  else if (s.target_type == Type::kI16) decode_positions<A, int16_t>(s, fill, at, n, bad);
-  else if (s.target_type == Type::kI8) decode_positions<A, int8_t>(s, fill, at, n, bad);
-  else decode_positions<A, uint8_t>(s, fill, at, n, bad);
+  else if (s.target_type == Type::kI64) decode_positions<A, int64_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI32) decode_positions<A, int32_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI16) decode_positions<A, int16_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI8) decode_positions<A, int8_t>(s, busy, fill, at, n, bad);
+  else decode_positions<A, uint8_t>(s, busy, fill, at, n, bad);
   if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
   if (s.scores && fill.targets.kind == kHard) fill.targets.kind = kSoft;
   if (s.smoothing == 0) return fill.targets;
