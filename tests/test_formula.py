@@ -1,5 +1,7 @@
 """A formula of the user's own: what it is given, what is checked, and what it shares with the other losses."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -96,3 +98,17 @@ def test_triton_must_be_a_jit_function_of_two():
 
     with pytest.raises(ValueError, match="triton must take two arguments, logit and target, got"):
         ik.Formula(focal, triton.jit(three))
+
+
+def test_the_example_runs(capsys, monkeypatch):
+    """Poly-1 focal loss: its twins are compared in tests/kernels/interpreted, and its value here with focal loss."""
+    pytest.importorskip("triton")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    import poly1_focal
+
+    poly1_focal.main()
+    assert capsys.readouterr().out.startswith("loss ")
+    x, t = torch.randn(50, 3, dtype=torch.float64), torch.randint(0, 2, (50, 3)).double()
+    p_t = torch.where(t == 1, torch.sigmoid(x), torch.sigmoid(-x))
+    expected = ik.sigmoid_focal_loss(x, t, -1, 2.0) + (1 - p_t) ** 3
+    torch.testing.assert_close(ik.elementwise_loss(poly1_focal.POLY1_FOCAL, x, t), expected)

@@ -1,7 +1,7 @@
 """Element formulas, passed to the streaming kernel: (logit, target, weight, ...) -> (a, b, gradient).
 
 The loss is a * b: the kernel adds it up by one fused multiply-add. parameters are (smoothing, gamma, gamma_pos,
-clip), KINDS (of gamma, of gamma_pos, whether there is a clip). A kind is 2 * gamma for gamma in 0, 1/2, 1, ..., 3
+clip), KINDS (of gamma, of gamma_pos, whether there is a clip). A kind is 2 * gamma for gamma in 0, 1/2, 1, ..., 3, 4
 and GENERAL for any other, which stays a runtime scalar; gamma_pos may have gamma's, SAME. ZERO: w, or the power
 of a smoothed target, may be 0, and so is the loss then, even of an infinite logit. A NaN stays one.
 """

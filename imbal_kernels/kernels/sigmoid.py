@@ -50,7 +50,7 @@ def _span(classes: int) -> str:
 
 def _kind(gamma: float) -> int:
     """2 * gamma where a product of multiplications and one square root gives the power."""
-    return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3) else formulas.GENERAL.value
+    return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3, 4) else formulas.GENERAL.value
 
 
 def _terms(itemsize: int, kind: int) -> int:
