@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from bench import losses, neighbors, report, smote, targets
+from bench import losses, neighbors, report, smote, softmax, targets
 from bench.harness import run_all
 
-SUITES = {"losses": (losses,), "neighbors": (neighbors, smote)}
+SUITES = {"losses": (losses, softmax), "neighbors": (neighbors, smote)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
