@@ -20,6 +20,7 @@ SHAPES = {
     "cuda": ("16000000x2", "4000000x10", "1000000x81", "100000x1000", "8192x32000", "2048x128000"),
 }
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, class ids, weights
 BYTES = "bytes of logits read, gradient written, labels read once"
 
 
@@ -88,27 +89,25 @@ def contestants(
     }
     missing = {}
 
-    def enter(name: str, loss_of: Callable[[Tensor], Tensor], checked: Problem = problem, copied: bool = False) -> None:
+    def enter(name: str, loss_of: Loss, checked: Problem = problem, copied: bool = False) -> None:
         def run() -> tuple[Tensor, Tensor]:
             x = logits.detach().clone().requires_grad_() if copied else logits
-            loss = loss_of(x)
+            loss = loss_of(x, ids, weight)
             return loss.detach(), torch.autograd.grad(loss, x)[0]
 
         entries[name] = Contestant(run, amount, lambda: checked.check(name, run()))
 
-    enter(OURS, lambda x: problem.ours())
-    modes = {"eager": lambda f: f}
+    enter(OURS, lambda x, ids, weight: problem.ours())
+    modes: dict[str, Callable[[Loss], Loss]] = {"eager": lambda f: f}
     if compiled:
         modes["compiled"] = functools.partial(torch.compile, fullgraph=True, dynamic=False)
     plain = replace(problem, gamma=0.0)
     if "torch" in chosen:
         for mode, made in modes.items():
-            theirs = made(focal_formula if problem.gamma else cross_entropy)
-            enter(f"torch {mode}", lambda x, f=theirs: f(x, ids, weight))
+            enter(f"torch {mode}", made(focal_formula if problem.gamma else cross_entropy))
         if problem.gamma:
             for mode, made in modes.items():
-                less = made(cross_entropy)
-                enter(f"cross-entropy, torch {mode}", lambda x, f=less: f(x, ids, weight), plain)
+                enter(f"cross-entropy, torch {mode}", made(cross_entropy), plain)
     if problem.gamma == 0:
         # Liger's gradient takes the place of the logits it is given.
         for name, loss_of, copied in (
@@ -122,8 +121,7 @@ def contestants(
             elif importlib.util.find_spec(name) is None:
                 missing[name] = "not installed"
             else:
-                label = f"{name}, on a copy" if copied else name
-                enter(label, lambda x, f=loss_of: f(x, ids, weight), copied=copied)
+                enter(f"{name}, on a copy" if copied else name, loss_of, copied=copied)
     return entries, missing
 
 
