@@ -87,9 +87,8 @@ def softmax_problem(
     elif normalizer is not None:
         divisor = float(normalizer)
     elif reduction == "mean":
-        if probabilities:
-            count = flat.shape[0] * flat.shape[2]
-            divisor = float(count) if count else flat.new_zeros((), dtype=torch.float32)
+        if probabilities:  # a tensor: compiled code takes a number for a constant
+            divisor = flat.new_full((), flat.shape[0] * flat.shape[2], dtype=torch.int64)
         else:
             divisor = sum_weights(flat, weight, classes, ignore_index)
     scale, scale_tensor = args.scale_of(loss_weight, divisor, input, dtype)

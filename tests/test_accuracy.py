@@ -207,6 +207,14 @@ def test_smoothed_class_ids(device, gamma, smoothing):
         assert_within(got_grad[:, 0], grad, bound(x, gamma) * magnitude, x, f"gradient, target {int(positive)}")
 
 
+@pytest.mark.parametrize("gamma", accuracy.GAMMAS)
+def test_softmax(device, gamma):
+    """Loss and all gradients of a row against 50 digits, by every instruction set."""
+    for edge, bound in accuracy.BANDS:
+        for error in accuracy.softmax_errors(gamma)["ours"]:
+            assert error[accuracy.logits().abs() <= edge].max() <= (1 + gamma) * bound
+
+
 NUMBER = re.compile(r"(?<=\| )(?:\d\.\de[-+]\d\d|NaN)(?= \|)")
 
 
@@ -225,7 +233,7 @@ def test_document_is_current():
     for before, after in zip(written, now, strict=True):
         columns = list(zip(*map(NUMBER.findall, (before, after)), strict=True))
         for index, (old, new) in enumerate(columns):
-            if len(columns) == len(accuracy.IMPLEMENTATIONS) + 1 and index == 1:
+            if len(columns) in (len(accuracy.IMPLEMENTATIONS) + 1, len(accuracy.SOFTMAX) + 1) and index == 1:
                 limit = float(columns[0][0])  # our bound
                 assert float(old) <= limit and float(new) <= limit, before
             elif len(columns) == 6:  # two bands of bound, loss, gradient

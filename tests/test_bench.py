@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import gpu_check, losses, report, results, targets
+from bench import gpu_check, losses, report, results, softmax, targets
 from bench.harness import COPY, OURS, Contestant, Record, Result, Row, Workload, measure, peak_memory
 
 
@@ -34,6 +34,19 @@ def test_every_contestant_agrees_with_the_reference(entries):
     assert {COPY, OURS, "torchvision eager, dense", "ours, recomputed"} <= entries.keys()
     for contestant in entries.values():
         contestant.check()
+
+
+@pytest.mark.parametrize("gamma", (0.0, 2.0))
+def test_softmax_contestants_agree_with_the_reference(gamma):
+    problem = softmax.Problem.random(300, 81, "cpu", torch.float32, gamma)
+    entries, missing = softmax.contestants(problem, compiled=False)
+    assert {COPY, OURS, "torch eager"} <= entries.keys()
+    assert missing.keys() == (set() if gamma else {"liger_kernel", "quack"})
+    for contestant in entries.values():
+        contestant.check()
+    wrong = torch.zeros(()), torch.zeros_like(problem.logits)
+    with pytest.raises(AssertionError, match="the wrong one, loss"):
+        problem.check("the wrong one", wrong)
 
 
 def test_a_wrong_contestant_is_named_and_not_timed(entries, problem):
@@ -181,7 +194,7 @@ def test_command_saves_and_draws(tmp_path, capsys):
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["environment"]["torch"] == torch.__version__
     pictures = list((tmp_path / "plots").glob("*.png"))
-    assert len(pictures) == len(record["results"]) == 2
+    assert len(pictures) == len(record["results"]) == 4
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
