@@ -105,6 +105,16 @@ def test_a_planted_failure_falls_back(emulated_knn):
     assert check(emulated_knn, x, 5, query=query)[1] == 1
 
 
+@pytest.mark.parametrize("k", (5, 65))
+def test_the_bound_covers_what_packing_moves(emulated_knn, k):
+    """In fp32 all rows are as far from 0, their mean; in fp64 the last is nearest, by less than fp32 resolves."""
+    unit = 2.0**-23
+    x = torch.full((128, 1), 1 + 0.9 * unit, dtype=torch.float64)
+    x[torch.arange(128) // 4 % 2 == 1] *= -1
+    x[127] = 1 + 0.51 * unit
+    assert check(emulated_knn, x, k, query=torch.zeros(3, 1, dtype=torch.float64))[1] == 3
+
+
 @pytest.mark.parametrize("k", (1, 5, 65))
 @pytest.mark.parametrize("shared", (True, False))
 def test_ragged_segments(emulated_knn, k, shared):
