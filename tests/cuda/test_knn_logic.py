@@ -83,6 +83,12 @@ def test_duplicates(emulated_knn, k):
     assert totals[1] == 300
 
 
+def test_a_query_that_falls_back_twice_counts_once(emulated_knn):
+    """In the first and the last of three chunks of rows, and not in the one between."""
+    x = torch.cat([torch.zeros(256, 3), 1e3 * normal(256, 3), torch.zeros(256, 3)])
+    assert check(emulated_knn, x, 5, query=torch.zeros(3, 3), references=2 * 4608)[1] == 3
+
+
 @pytest.mark.parametrize("offset", (10.0, 1e3, 1e4))
 def test_offsets_need_no_fallback(emulated_knn, offset):
     assert check(emulated_knn, normal(500, 8, dtype=torch.float64) + offset, 5)[1] == 0
