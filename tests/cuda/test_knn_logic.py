@@ -209,11 +209,12 @@ def test_bad_segments_find_nothing(emulated_knn, ptr, query_ptr, k):
     assert (indices == -1).all() and (distances == torch.inf).all() and totals == [0, 0]
 
 
-@pytest.mark.parametrize("d", (1, 4096))
-@pytest.mark.parametrize("k", (1, 64, 65, 4096))
-def test_workspace_is_bounded(emulated_knn, k, d):
-    """For ten million rows, which the plan only counts: without queries nothing is searched."""
-    x = torch.empty(1, 1).expand(10_000_000, d)
-    for processors in (1, 132):
-        used = emulated_knn(x, x[:0], torch.tensor([0, len(x)]), torch.tensor([0, 0]), k, False, processors=processors)
-        assert used[3] <= 512 << 20
+@pytest.mark.parametrize("processors", (1, 132))
+@pytest.mark.parametrize("segments", (1, 1000))
+@pytest.mark.parametrize("d", (1, 8, 4096))
+@pytest.mark.parametrize("k", (1, 12, 64, 65, 4096))
+def test_workspace_is_bounded(emulated_knn, k, d, segments, processors):
+    """By 512 MiB and 16 bytes a segment, each of its ten pieces rounded up to 256 bytes."""
+    for n, m in ((10**7, 10**7), (10**7, 1), (200, 10**9), (10**10, 10**5)):
+        used = emulated_knn.workspace(segments, n, m, d, k, processors)
+        assert used <= (512 << 20) + 16 * (segments + 1) + 10 * 255
