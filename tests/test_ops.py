@@ -20,7 +20,7 @@ LOSSES = {
     "bce": lambda x, t: ik.binary_cross_entropy_with_logits(x, t, pos_weight=torch.full((5,), 2.0, device=x.device)),
     "quality": lambda x, t: ik.quality_focal_loss(x, t, reduction="mean"),
     "quality, scores": lambda x, t: ik.quality_focal_loss(
-        x, t, reduction="sum", **({} if t.shape == x.shape else {"scores": x[..., 0].detach().sigmoid()})
+        x, t, reduction="sum", **({} if t.shape == x.shape else {"scores": x[..., 0].detach().clamp(0, 1)})
     ),
     "varifocal": lambda x, t: ik.varifocal_loss(x, t, reduction="sum", normalizer="positives"),
     "asymmetric": lambda x, t: ik.asymmetric_loss(x, t),

@@ -10,7 +10,7 @@ from .launch import Launch, cdiv, interpreted, on_device
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 # itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
 TILE = {2: (128, 9), 4: (128, 7), 8: (64, 1)}
-MIXED_TILES = 2  # at most, where a tile holds targets of its own
+MIXED_TILES = 2  # at most, where a tile holds targets of its own or p is clipped; 1 for both
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
 SUM_BLOCK = 1024
 TWO_ROWS_TILES = 8
@@ -93,7 +93,9 @@ def plan(
     least_kind = kind if kind_pos == formulas.SAME.value else min(kind, kind_pos)
     weights = (weight, pos_weight, alpha_per_class)
     modes = [_mode(tensor, input.shape) for tensor in weights]
-    if positive is None:
+    if formula is formulas.asymmetric:
+        tiles = 1
+    elif positive is None or clip > 0:
         tiles = min(tiles, MIXED_TILES)
     elif any(mode in ("class", "full") for mode in modes):
         tiles = min(tiles, WEIGHTED_TILES)
