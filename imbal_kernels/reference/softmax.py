@@ -6,8 +6,9 @@ k = sum_c t_c (1 - p_c), which is 1 - p_y for a class id:
     L = scale * k^gamma * sum_c weight_c t'_c (-log p_c)
 
 k below 0, which probabilities outside [0, 1] can give, counts as 0. A logit of +inf takes all of the probability, or
-its share among several; -inf none. (PyTorch's loss is NaN at +inf. The gradient of the +inf itself, which autograd
-has no way to, is 0 here; the kernels give its limit.)
+its share among several; -inf none. (PyTorch's loss is NaN at +inf, and the GPU kernels' where that is not the
+label's: the clamp would cost each logit an instruction. The gradient of a +inf itself, which autograd has no way to,
+is 0 here; the CPU kernel gives its limit.)
 
 At gamma = 0 that is `F.cross_entropy`. At gamma > 0 it is the focal loss of Lin et al., "Focal Loss for Dense Object
 Detection" (2017), over a softmax. The adjustment is that of Menon et al., "Long-tail learning via logit adjustment"

@@ -177,16 +177,19 @@ def test_logits_far_from_0(layout, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
 @pytest.mark.parametrize("gamma", (0.0, 2.0))
 def test_extreme_logits(layout, gamma):
-    """A far-off label costs its distance and more is never lost; what is NaN stays so, in its row."""
+    """A far-off label costs its distance and more is never lost; what is NaN stays so, in its row. So is +inf beside
+    the label, as in PyTorch: to clamp it would cost every logit an instruction, which the budgets do not have."""
     rows = [[100.0, -100.0, 0.0], [-100.0, 100.0, 0.0], [1e38, -1e38, 0.0], [-INF, 3.0, 1.0], [3.0, -INF, 1.0],
-            [INF, 1.0, 1.0], [NAN, 0.0, 0.0], [0.0, NAN, 0.0], [-INF, -INF, -INF], [1.0, -INF, -INF]]  # fmt: skip
+            [INF, 1.0, 1.0], [NAN, 0.0, 0.0], [0.0, NAN, 0.0], [-INF, -INF, -INF], [1.0, -INF, -INF],
+            [1.0, INF, 0.0], [INF, INF, 1.0]]  # fmt: skip
     x = torch.tensor(rows)
     if layout == "inside":
         x = x.T.contiguous()[None]
     ids = torch.zeros((x.shape[0], *x.shape[2:]), dtype=torch.int64)
     _, losses, grad = call(x, ids, gamma=gamma)
     losses, grad = losses.flatten(), (grad[0].T if layout == "inside" else grad)
-    expected = torch.tensor([0.0, 200.0, 0.0, INF, math.log1p(math.exp(-2)), 0.0, NAN, NAN, NAN, 0.0])
+    expected = torch.tensor([0.0, 200.0, 0.0, INF, math.log1p(math.exp(-2)), 0.0, NAN, NAN, NAN, 0.0,
+                             NAN, NAN])  # fmt: skip
     if gamma:
         expected[4] *= torch.sigmoid(torch.tensor(-2.0)) ** 2
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-30, equal_nan=True)
@@ -195,7 +198,22 @@ def test_extreme_logits(layout, gamma):
         torch.testing.assert_close(grad[row], torch.tensor(slope), rtol=1e-5, atol=1e-30)
     third = torch.tensor([-1.0, math.e**2 / (1 + math.e**2), 1 / (1 + math.e**2)])
     torch.testing.assert_close(grad[3], third, rtol=1e-5, atol=0)
-    assert grad[6:9].isnan().all()
+    assert grad[6:9].isnan().all() and grad[10:].isnan().all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
+@pytest.mark.parametrize("gamma", (0.0, 2.0, 2.7))
+def test_any_probabilities(layout, gamma):
+    """F.cross_entropy takes them outside [0, 1]; a k below 0 counts as 0."""
+    x, target = make(layout, 21, kind="probabilities", dtype=torch.float64)
+    target = target - 1 / 21 + torch.randn(target.shape, dtype=target.dtype) / 10
+    k = (target * (1 - torch.softmax(x, 1))).sum(1)
+    assert (k < 0).any() and (k > 0).any()
+    losses, grad = definition(x, target, gamma=gamma)
+    _, got, slope = call(x, target, gamma=gamma)
+    counts = k > 0 if gamma else k == k
+    torch.testing.assert_close(got, losses.where(counts, 0), rtol=1e-11, atol=1e-11)  # k cancels
+    torch.testing.assert_close(slope, grad.where(counts[:, None], 0), rtol=1e-11, atol=1e-11)
 
 
 def test_only_a_gradient():
