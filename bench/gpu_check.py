@@ -106,7 +106,7 @@ def summary(folder: Path, outcomes: dict[str, str], dry: bool) -> str:
     lines += ["", "| part | outcome |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items()), ""]
     records = [Record.load(path) for path in sorted(folder.glob("record-*.json"))]
     if records:
-        lines += [report.markdown(records), ""]
+        lines += [report.markdown(records, "plots"), ""]
     if records and dry:
         results = [result for record in records for result in record.results]
         lines += ["```", targets.table(results), "```", ""]
