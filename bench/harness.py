@@ -43,12 +43,14 @@ COPY, OURS = "copy in place", "ours"
 class Contestant:
     """run: the work to time. amount: how much work that is at the least, in the workload's unit; of a loss the
     bytes that a single pass over its operands moves. check: raises an AssertionError where the result is wrong.
-    clear: drops what an earlier run left, such as a gradient."""
+    clear: drops what an earlier run left, such as a gradient. in_tensors: whether what it holds is tensors; other
+    memory is not seen."""
 
     run: Callable[[], object]
     amount: int
     check: Callable[[], None] = lambda: None
     clear: Callable[[], None] = lambda: None
+    in_tensors: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Workload:
 class Row:
     """Milliseconds; spread: interquartile range / median; rate: of work, in the workload's unit; of_roof: that over
     the roof's; times_roof and ratio: its time over the roof's and over ours, by rounds; peak_mib: most memory that it
-    held at once beyond its inputs."""
+    held at once beyond its inputs, None where it is not seen."""
 
     contestant: str
     median: float
@@ -80,7 +82,7 @@ class Row:
     of_roof: float
     times_roof: float
     ratio: float
-    peak_mib: float
+    peak_mib: float | None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def measure(workload: Workload, rounds: int = 15) -> Result:
                 of_roof=contestant.amount / medians[name] / roof,
                 times_roof=ratio(name, workload.roof),
                 ratio=ratio(name, OURS),
-                peak_mib=peak_memory(contestant, workload.device) / 2**20,
+                peak_mib=peak_memory(contestant, workload.device) / 2**20 if contestant.in_tensors else None,
             )
         )
     return Result(workload.name, workload.model, workload.roof, workload.unit, rows, workload.missing)

@@ -24,7 +24,7 @@ def _cells(result: Result) -> list[tuple[str, ...]]:
             f"{row.of_roof:.0%}",
             f"{row.times_roof:.2f}",
             "" if row.contestant == OURS else f"{row.ratio:.2f}x",
-            f"{row.peak_mib:.1f}",
+            "" if row.peak_mib is None else f"{row.peak_mib:.1f}",
         )
         for row in result.rows
     ]

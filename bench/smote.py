@@ -58,7 +58,7 @@ class Problem:
         return (
             "flops of the search, the products of all pairs of the minority's m rows, each pair once: m (m - 1) d; "
             f"m = {len(self.rows)}, {K} neighbours; {written / 1e6:.0f} MB of rows are written besides; "
-            "memory is that of tensors, NumPy's is not seen"
+            "memory is that of tensors"
         )
 
     def check_exact(self) -> None:
@@ -112,7 +112,7 @@ def contestants(problem: Problem, chosen: Sequence[str] = PEERS) -> tuple[dict[s
     }
 
     def enter(name: str, run: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        entries[name] = Contestant(run, problem.flops, lambda: problem.check(name, *run()))
+        entries[name] = Contestant(run, problem.flops, lambda: problem.check(name, *run()), in_tensors=False)
 
     peers = [name for name in PEERS if name in chosen]
     if problem.x.dtype != torch.float32:

@@ -31,7 +31,7 @@ class Target:
 
 FOCAL = "sigmoid focal, 100000 x 80 float32"
 CROSS_ENTROPY = "weighted cross-entropy, 20000 x 1000 float32"
-DENSE = "dense multi-level focal, RetinaNet float32"
+DENSE = "dense multi-level focal, RetinaNet 800x1333 float32"
 NEIGHBORS = ("knn, 10000 x 32 float32", "knn, 20000 x 128 float32")
 SMOTE = ("smote, 100000 x 32, 10 % minority, float32", "smote, 80000 x 128, 25 % minority, float32")
 
@@ -54,8 +54,8 @@ TARGETS = (
 
 def table(results: Sequence[Result]) -> str:
     """A line for each target."""
-    lines = [f"{'workload':48}{'against':30}{'goal':24}{'measured':>10}"]
+    lines = [f"{'workload':54}{'against':30}{'goal':24}{'measured':>10}"]
     for target in TARGETS:
         measured, verdict = target.verdict(results)
-        lines.append(f"{target.workload:48}{target.against:30}{target.wanted:24}{measured:>10}  {verdict}")
+        lines.append(f"{target.workload:54}{target.against:30}{target.wanted:24}{measured:>10}  {verdict}")
     return "\n".join(lines)

@@ -1,16 +1,19 @@
 """Losses and resampling for imbalanced data, fused on the device."""
 
 from imbal_kernels import reference
+from imbal_kernels.dense import dense_focal_loss
 from imbal_kernels.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
+from imbal_kernels.linear import linear_cross_entropy, linear_focal_loss
 from imbal_kernels.modules import (
     BCEWithLogitsLoss,
     BinaryCrossEntropyWithLogits,
     CrossEntropyLoss,
+    DenseFocalLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
 )
@@ -28,6 +31,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BinaryCrossEntropyWithLogits",
     "CrossEntropyLoss",
+    "DenseFocalLoss",
     "Provenance",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
@@ -38,7 +42,10 @@ __all__ = [
     "class_counts",
     "class_weights",
     "cross_entropy",
+    "dense_focal_loss",
     "knn",
+    "linear_cross_entropy",
+    "linear_focal_loss",
     "log_prior",
     "prior_bias",
     "random_oversample",

@@ -12,7 +12,7 @@ DEMO_EXTRA = ("sklearn", "matplotlib", "tqdm")
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
-        prog="python -m imbal_kernels", description="Losses for imbalanced data."
+        prog="python -m imbal_kernels", description="Losses and resampling for imbalanced data."
     )
     parser.add_argument("--version", action="version", version=f"imbal_kernels {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")

@@ -23,6 +23,9 @@ class SigmoidProblem(NamedTuple):
     L = scale * scale_tensor * weight * alpha_t * k^gamma * B, summed unless `elementwise`;
     `weight`, `pos_weight` and `alpha_per_class` are 2-d, broadcast to `input` and have the dtype
     arithmetic is done in.
+
+    A detector's head keeps its layout: `input` is then (images, anchors, C, positions), `target` (images, anchors,
+    positions), and rows are counted in that order.
     """
 
     input: Tensor  # (N, C), contiguous
@@ -41,7 +44,14 @@ class SigmoidProblem(NamedTuple):
 
     @property
     def dense(self) -> bool:
-        return self.target.dim() == 2
+        return self.target.dim() == self.input.dim()
+
+    def class_last(self) -> "SigmoidProblem":
+        """The same with (N, C) logits, whatever the layout."""
+        if self.input.dim() == 2:
+            return self
+        input = self.input.transpose(2, 3).reshape(-1, self.input.shape[2])
+        return self._replace(input=input, target=self.target.reshape(-1))
 
 
 # count(target, num_classes, ignore_index, dense, positives) -> 0-d integer tensor
@@ -77,9 +87,13 @@ def sigmoid_problem(
     alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
     weights = None if weight is None else _weight(weight, input, input_name, dtype)
     pos_weights = None if pos_weight is None else _pos_weight(pos_weight, input, input_name, dtype)
-    rows = input.reshape(-1, classes)
-    flat_target = target.reshape(rows.shape if dense else (rows.shape[0],))
-    flat_target = flat_target.contiguous()
+    head = None if dense or reduction == "none" else _head(input)
+    if head is None:
+        rows = input.reshape(-1, classes).contiguous()
+        flat_target = target.reshape(rows.shape if dense else (rows.shape[0],)).contiguous()
+    else:
+        rows = head
+        flat_target = _by_anchor(target, head).contiguous()
 
     divisor: float | Tensor = 1.0
     if isinstance(normalizer, Tensor):
@@ -95,8 +109,10 @@ def sigmoid_problem(
         divisor = count(flat_target, classes, ignore_index, dense, False)
         divisor = divisor if dense else divisor * classes
     scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
+    if head is not None:
+        weights, pos_weights = _rows_by_anchor(weights, head), _rows_by_anchor(pos_weights, head)
     return SigmoidProblem(
-        input=rows.contiguous(),
+        input=rows,
         target=flat_target,
         weight=weights,
         pos_weight=pos_weights,
@@ -112,14 +128,46 @@ def sigmoid_problem(
     )
 
 
+def _head(input: Tensor) -> Tensor | None:
+    """(images, anchors, C, positions) over the memory of logits (images, *positions, anchors, C) or (images,
+    *positions, C) that a detector's head wrote as (images, anchors * C, *positions); None for any other layout."""
+    if input.dim() < 3 or input.is_contiguous():
+        return None
+    places = tuple(range(1, input.dim() - 2))
+    with_anchors = input.permute(0, -2, -1, *places) if places else input[:, None].transpose(2, 3)
+    for view in (with_anchors, input.permute(0, -1, *places, -2)[:, None]):
+        if view.is_contiguous():
+            return view.flatten(3)
+    return None
+
+
+def _by_anchor(target: Tensor, head: Tensor) -> Tensor:
+    """What has a value a row, (images, *positions, anchors), in the order of a head's memory."""
+    images, anchors, _, positions = head.shape
+    return target.reshape(images, positions, anchors).transpose(1, 2)
+
+
+def _rows_by_anchor(rows: Tensor | None, head: Tensor) -> Tensor | None:
+    """A 2-d factor with its rows in the order of a head's memory."""
+    images, anchors, _, positions = head.shape
+    if rows is None or rows.shape[0] == 1:
+        return rows
+    return rows.reshape(images, positions, anchors, -1).transpose(1, 2).reshape(rows.shape).contiguous()
+
+
+def _wide(target: Tensor) -> Tensor:
+    """Compared as it is, uint8 156 would be -100, and int8 ids would be less than -56 where C is 200."""
+    return target if target.is_floating_point() else target.long()
+
+
 def is_ignored(target: Tensor, ignore_index: int) -> Tensor:
-    """Where a target equals ignore_index; compared as int64, or 156 would be -100 for uint8 ids."""
-    return (target if target.is_floating_point() else target.long()) == ignore_index
+    """Where a target equals ignore_index."""
+    return _wide(target) == ignore_index
 
 
 def holds_object(target: Tensor, num_classes: int, ignore_index: int, dense: bool) -> Tensor:
     """Which rows (class ids) or elements (values) are positives."""
-    positive = (target > 0) if dense else (target >= 0) & (target < num_classes)
+    positive = (target > 0) if dense else (target >= 0) & (_wide(target) < num_classes)
     return positive & ~is_ignored(target, ignore_index)
 
 
@@ -303,7 +351,7 @@ def _per_image(
     positives = holds_object(target, classes, ignore, dense).flatten(1).sum(1).clamp(min=1)
     per_image = (positives * images).to(dtype).reciprocal()
     rows = math.prod(input.shape[1:-1])
-    return per_image[:, None].expand(images, rows).reshape(-1, 1)
+    return per_image[:, None].expand(images, rows).reshape(-1, 1).contiguous()  # of one image the reshape is a view
 
 
 def scale_of(

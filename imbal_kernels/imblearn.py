@@ -26,14 +26,14 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"imbal_kernels.imblearn needs imbalanced-learn {TESTED} and found no module named {error.name!r}: "
-        "pip install imbal-kernels[sklearn]",
+        "pip install 'imbalanced-learn>=0.14,<0.15'",
         name=error.name,
     ) from error
 
 if _found.split(".")[:2] != TESTED.split("."):
     warnings.warn(
         f"imbal_kernels.imblearn is tested with imbalanced-learn {TESTED}, this is {_found}: "
-        "pip install imbal-kernels[sklearn] installs a tested one",
+        "pip install 'imbalanced-learn>=0.14,<0.15' installs a tested one",
         stacklevel=2,
     )
 

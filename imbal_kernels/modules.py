@@ -1,10 +1,11 @@
 """The losses as modules: the arguments of a function, kept; tensors among them are buffers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from imbal_kernels import functional
+from imbal_kernels import dense, functional
 
 
 class _Loss(nn.Module):
@@ -142,3 +143,38 @@ class SoftmaxFocalLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return functional.softmax_focal_loss(input, target, **self.arguments())
+
+
+class DenseFocalLoss(_Loss):
+    """`dense_focal_loss` as a module: same arguments, same defaults.
+
+    Example:
+        >>> import torch, imbal_kernels as ik
+        >>> loss = ik.DenseFocalLoss(num_classes=4)
+        >>> loss([torch.zeros(2, 3 * 4, 8, 8)], torch.full((2, 3 * 64), -1)).round(decimals=2)
+        tensor(199.6300)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float | Tensor = 0.25,
+        gamma: float = 2.0,
+        reduction: str = "sum",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        normalizer: float | Tensor | str | None = "positives",
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
+            pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
+            loss_weight=loss_weight, process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, levels: Sequence[Tensor], labels: Tensor | Sequence[Tensor]) -> Tensor:
+        return dense.dense_focal_loss(levels, labels, **self.arguments())

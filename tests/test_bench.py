@@ -239,3 +239,22 @@ def test_gpu_check_refuses_to_pretend(tmp_path, capsys):
     with pytest.raises(SystemExit):
         gpu_check.main([str(tmp_path)])
     assert "PyTorch sees no GPU here" in capsys.readouterr().err
+
+
+def test_gpu_check_knows_every_kernel_and_ends_in_time(tmp_path):
+    """The suite and both sanitizers run the CUDA library's tests; all parts together stay under nine minutes."""
+    parts = {part.name: part for part in gpu_check.parts(tmp_path)}
+    assert list(parts) == ["build", "doctor", "suite", "memcheck", "racecheck", "bench", "static"]
+    assert sum(part.seconds for part in parts.values()) <= 540
+    for tool in ("memcheck", "racecheck"):
+        command = parts[tool].command
+        assert command[command.index("--tool") + 1] == tool and "tests/cuda/test_gpu.py" in command
+    assert "-k" not in parts["suite"].command and "knn" in parts["static"].dry
+
+
+def test_gpu_check_forces_the_cuda_build(tmp_path, monkeypatch):
+    code = "import os, sys; sys.exit(os.environ.get('FORCE_CUDA') != '1')"
+    part = gpu_check.Part("first", (), (sys.executable, "-c", code), 60)
+    monkeypatch.delenv("FORCE_CUDA", raising=False)
+    monkeypatch.setattr(gpu_check, "parts", lambda folder: [part])
+    assert gpu_check.main([str(tmp_path / "out"), "--dry"]) == 0

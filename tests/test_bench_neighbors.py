@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import imbal_kernels as ik
-from bench import neighbors, smote
-from bench.harness import OURS, measure
+from bench import neighbors, report, smote
+from bench.harness import OURS, Workload, measure
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,10 @@ def test_measured_in_flops_of_all_pairs(search, sampling):
     assert result.name == "smote, 900 x 6, 10 % minority, float32" and result.unit == "GFLOP/s"
     assert "m = 90, 5 neighbours; 0 MB of rows" in result.model and result.roof == neighbors.ROOF
     assert result.row(OURS).rate > 0
+
+
+def test_memory_that_is_not_seen_is_not_zero(search):
+    entries, _ = neighbors.contestants(search, ("scikit-learn", "cdist + topk"))
+    result = measure(Workload("w", "cpu", "", entries, roof=neighbors.ROOF), rounds=2)
+    assert result.row("scikit-learn").peak_mib is None and result.row("cdist + topk").peak_mib > 0
+    assert report.text_table(result).count("\nscikit-learn") == 1

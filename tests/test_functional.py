@@ -371,3 +371,20 @@ def test_ids_of_one_class_are_warned_of():
     with pytest.warns(UserWarning, match=r"with one class id 0 is the object.*pass targets\[..., None\]"):
         by_id = ik.sigmoid_focal_loss(x, labels, reduction="sum")
     torch.testing.assert_close(by_id, ik.sigmoid_focal_loss(x, 1 - labels[:, None], reduction="sum"))
+
+
+def test_one_image_and_its_positives(device):
+    """Its weights are one number repeated, which must not stay a view of that number."""
+    x, ids = torch.randn(1, 50, 3, device=device), torch.arange(50, device=device)[None] % 5 - 1
+    options = {"reduction": "sum", "normalizer": "positives_per_image"}
+    torch.testing.assert_close(
+        ik.sigmoid_focal_loss(x, ids, **options), ik.reference.sigmoid_focal_loss(x.double(), ids, **options).float()
+    )
+
+
+@pytest.mark.parametrize("functions", [ik, ik.reference], ids=["ours", "reference"])
+def test_ids_narrower_than_the_classes(functions, device):
+    x, ids = torch.randn(5, 200, device=device), torch.tensor([-1, 0, 3, 4, 127], device=device)
+    options = {"reduction": "sum", "normalizer": "positives"}
+    narrow = functions.sigmoid_focal_loss(x, ids.to(torch.int8), **options)
+    assert narrow == functions.sigmoid_focal_loss(x, ids, **options)

@@ -101,6 +101,18 @@ def test_compiled_code_calls_the_kernels(name, device):
     assert not any("sigmoid." in target or "softplus" in target for targets in called for target in targets)
 
 
+def test_compiled_code_refuses_a_bad_label(device):
+    torch._dynamo.reset()
+    x, ids = problem(device)
+    ids[7] = 9
+    compiled = torch.compile(LOSSES["focal"], fullgraph=True, backend="aot_eager")
+    if x.is_cuda:
+        assert compiled(x, ids).isnan()
+    else:
+        with pytest.raises(ValueError, match="target 9 at row 7 is out of range"):
+            compiled(x, ids)
+
+
 COMPILED = [("focal", "aot_eager"), ("focal, positives", "aot_eager"), ("focal", "inductor")]
 
 

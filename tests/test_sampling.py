@@ -1,5 +1,6 @@
 """The samplers: their references bit for bit, their promises by hypothesis, the distribution of their draws."""
 
+import inspect
 import math
 
 import pytest
@@ -166,24 +167,34 @@ def test_counts(sizes, extra, d, seed, names):
     assert torch.equal(new_y[len(y) :], new_y[len(y) :].sort().values)
 
 
-@pytest.mark.parametrize("name", [*EVERY, "smoothed"])
-def test_threads_and_seeds(name):
+THREADED = EVERY | {"smoothed": ("random_oversample", {"shrinkage": 1.0})}
+
+
+@given(
+    name=st.sampled_from(list(THREADED)), seed=st.integers(0, 2**63 - 1), d=st.sampled_from([1, 7, 33]),
+    dtype=st.sampled_from(FLOATS), n=st.integers(1500, 3000),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_threads_and_seeds(name, seed, d, dtype, n):
     """The same bits on 1 and 2 threads and again with the same seed; others the next time."""
-    function, options = (EVERY | {"smoothed": ("random_oversample", {"shrinkage": 1.0})})[name]
-    sampler = getattr(ik, function)
-    before = torch.get_num_threads()
-    for d in (1, 33):
-        x, y = table(torch.float64, n=3000, d=d)
-        try:
-            results = []
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                g = seeded(5)
-                results.append(sampler(x, y, generator=g, **options))
-                assert not same(sampler(x, y, generator=g, **options), results[-1])
-            assert same(*results)
-        finally:
-            torch.set_num_threads(before)
+    function, options = THREADED[name]
+    x, y = table(dtype, n=n, d=d)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            g = seeded(seed)
+            results.append(getattr(ik, function)(x, y, generator=g, **options))
+            assert not same(getattr(ik, function)(x, y, generator=g, **options), results[-1])
+    finally:
+        torch.set_num_threads(before)
+    assert same(*results)
+
+
+@pytest.mark.parametrize("name", ["knn", *sorted({function for function, _ in EVERY.values()})])
+def test_the_reference_has_the_same_arguments(name):
+    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (ik, reference))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", EVERY)

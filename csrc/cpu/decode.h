@@ -18,34 +18,65 @@ struct Buffers {
 // Marks an ignored element. Valid targets are in [0, 1], so it can't be mistaken.
 constexpr int kIgnored = -1;
 
-// Row and column of a block's first element, kept up without a division per block.
+// Where a block's first element is, kept up without a division per block. A line is what lies in a row in memory:
+// the classes of a row, or the positions of a class.
 struct Place {
-  int64_t row, col, rows_on, cols_on;
+  int64_t length, line, offset, lines_on, offset_on;
 
   Place(const SigmoidLoss& s, int64_t begin)
-      : row(begin / s.classes), col(begin % s.classes), rows_on(kBlock / s.classes), cols_on(kBlock % s.classes) {}
-  void advance(const SigmoidLoss& s) {
-    row += rows_on;
-    col += cols_on;
-    if (col >= s.classes) {
-      col -= s.classes;
-      ++row;
+      : length(s.positions ? s.positions : s.classes),
+        line(begin / length),
+        offset(begin % length),
+        lines_on(kBlock / length),
+        offset_on(kBlock % length) {}
+  void advance() {
+    line += lines_on;
+    offset += offset_on;
+    if (offset >= length) {
+      offset -= length;
+      ++line;
     }
   }
 };
 
-// Class ids: targets are written only where the block holds a positive or an ignored element.
+// The row and column of an element of a line.
+struct Element2d {
+  int64_t row, col;
+
+  Element2d(const SigmoidLoss& s, int64_t line, int64_t offset)
+      : row(s.positions ? line / s.classes * s.positions + offset : line),
+        col(s.positions ? line % s.classes : offset) {}
+};
+
+// Calls f(i, n, line, offset) for every piece of one line inside the block.
+template <class F>
+inline void for_each_piece(Place at, int64_t n, F f) {
+  for (int64_t i = 0; i < n; ++at.line, at.offset = 0) {
+    const int64_t piece = n - i < at.length - at.offset ? n - i : at.length - at.offset;
+    f(i, piece, at.line, at.offset);
+    i += piece;
+  }
+}
+
+// Writes targets where a block holds anything but background, and keeps up where that is.
 template <class A>
-Targets decode_ids(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
+struct Fill {
+  Buffers<A>& b;
   Targets targets{kBackground, kBlock, 0};
-  auto fill = [&](int64_t first, int64_t last, A value) {
+
+  void operator()(int64_t first, int64_t last, A value) {
     if (targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
     targets.kind = kHard;
     for (int64_t i = first; i < last; ++i) b.t[i] = value;
     if (first < targets.first) targets.first = first;
     if (last > targets.last) targets.last = last;
-  };
-  for (int64_t row = at.row, first = -at.col; first < n; ++row, first += s.classes) {
+  }
+};
+
+// One id per row of classes.
+template <class A>
+void decode_rows(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
+  for (int64_t row = at.line, first = -at.offset; first < n; ++row, first += s.classes) {
     const int64_t id = read_integer(s.target_type, s.target, row);
     if (id == s.ignore_index) {
       const int64_t last = first + s.classes;
@@ -56,9 +87,66 @@ Targets decode_ids(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n, int
       bad = row;
     }
   }
+}
+
+// Which groups of positions hold anything but background: found once for the lines of all classes, for the one
+// outer index (image and anchor) at hand.
+struct Busy {
+  static constexpr int64_t kGroups = 4096;
+  int64_t outer = -1, size = 0;
+  bool group[kGroups];
+
+  template <class I>
+  void look(const SigmoidLoss& s, int64_t at, int64_t& bad) {
+    const I* ids = (const I*)s.target + at * s.positions;
+    outer = at;
+    size = (s.positions + kGroups - 1) / kGroups;
+    if (size < 64) size = 64;
+    for (int64_t i = 0; i < s.positions; i += size) {
+      bool any = false;
+      for (int64_t j = i; j < i + size && j < s.positions; ++j) {
+        const int64_t id = ids[j];
+        any |= id == s.ignore_index || (id >= 0 && id < s.classes);
+        if ((id < -1 || id > s.classes) && id != s.ignore_index && bad < 0) bad = at * s.positions + j;
+      }
+      group[i / size] = any;
+    }
+  }
+};
+
+// One id per position: a line compares with its class where there is anything.
+template <class A, class I>
+void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
+  for_each_piece(at, n, [&](int64_t i, int64_t piece, int64_t line, int64_t offset) {
+    const int64_t outer = line / s.classes, own = line % s.classes, end = offset + piece;
+    if (outer != busy.outer) busy.look<I>(s, outer, bad);
+    const I* ids = (const I*)s.target + outer * s.positions;
+    for (int64_t j = offset, next; j < end; j = next) {
+      const int64_t group = j / busy.size;
+      next = (group + 1) * busy.size < end ? (group + 1) * busy.size : end;
+      if (!busy.group[group]) continue;
+      for (int64_t k = j; k < next; ++k) {
+        const int64_t id = ids[k], to = i + k - offset;
+        if (id == s.ignore_index) fill(to, to + 1, kIgnored);
+        else if (id == own) fill(to, to + 1, 1);
+      }
+    }
+  });
+}
+
+// Class ids: targets are written only where the block holds a positive or an ignored element.
+template <class A>
+Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
+  Fill<A> fill{b};
+  if (!s.positions) decode_rows(s, fill, at, n, bad);
+  else if (s.target_type == Type::kI64) decode_positions<A, int64_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI32) decode_positions<A, int32_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI16) decode_positions<A, int16_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI8) decode_positions<A, int8_t>(s, busy, fill, at, n, bad);
+  else decode_positions<A, uint8_t>(s, busy, fill, at, n, bad);
   if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
-  if (s.smoothing == 0) return targets;
-  if (targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
+  if (s.smoothing == 0) return fill.targets;
+  if (fill.targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
   return {kSoft, 0, n};
 }
 
@@ -101,41 +189,32 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, 0, n};
 }
 
-// Calls f(i, n, row, col) for every run of one row inside the block.
-template <class F>
-inline void for_each_row(const SigmoidLoss& s, Place at, int64_t n, F f) {
-  int64_t row = at.row, col = at.col;
-  for (int64_t i = 0; i < n; ++row, col = 0) {
-    const int64_t run = n - i < s.classes - col ? n - i : s.classes - col;
-    f(i, run, row, col);
-    i += run;
-  }
-}
-
+// Calls f(i, factor) for the elements of every piece.
 template <class A, class F>
-inline void apply(const Factor& factor, int64_t row, int64_t col, int64_t n, F f) {
-  const A* p = (const A*)factor.data + row * factor.row_stride + col * factor.col_stride;
-  if (factor.col_stride == 0) {
-    for (int64_t i = 0; i < n; ++i) f(i, *p);
-  } else {
-    for (int64_t i = 0; i < n; ++i) f(i, p[i]);
-  }
+inline void apply(const SigmoidLoss& s, const Factor& factor, Place at, int64_t n, F f) {
+  const int64_t stride = s.positions ? factor.row_stride : factor.col_stride;
+  for_each_piece(at, n, [&](int64_t i, int64_t piece, int64_t line, int64_t offset) {
+    const Element2d first(s, line, offset);
+    const A* p = (const A*)factor.data + first.row * factor.row_stride + first.col * factor.col_stride;
+    if (stride == 0) {
+      for (int64_t j = 0; j < piece; ++j) f(i + j, *p);
+    } else if (stride == 1) {
+      for (int64_t j = 0; j < piece; ++j) f(i + j, p[j]);
+    } else {
+      for (int64_t j = 0; j < piece; ++j) f(i + j, p[j * stride]);
+    }
+  });
 }
 
 // factor = scale * weight * alpha_t, where a tensor takes part in it.
 template <class A>
 void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
-  for_each_row(s, at, n, [&](int64_t i, int64_t run, int64_t row, int64_t col) {
-    A* f = b.factor + i;
-    for (int64_t j = 0; j < run; ++j) f[j] = A(s.scale);
-    if (s.weight.data) apply<A>(s.weight, row, col, run, [&](int64_t j, A w) { f[j] *= w; });
-  });
+  for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
+  if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
   if (kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
   auto alpha_t = [](A a, A t) { return a < 0 ? A(1) : a * t + (A(1) - a) * (A(1) - t); };
   if (s.alphas.data) {
-    for_each_row(s, at, n, [&](int64_t i, int64_t run, int64_t row, int64_t col) {
-      apply<A>(s.alphas, row, col, run, [&](int64_t j, A a) { b.factor[i + j] *= alpha_t(a, b.t[i + j]); });
-    });
+    apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, b.t[i]); });
   } else if (s.alpha >= 0) {
     for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), b.t[i]);
   }
@@ -143,7 +222,5 @@ void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, in
 
 template <class A>
 void decode_pos_weights(const SigmoidLoss& s, Buffers<A>& b, Place at, int64_t n) {
-  for_each_row(s, at, n, [&](int64_t i, int64_t run, int64_t row, int64_t col) {
-    apply<A>(s.pos_weights, row, col, run, [&](int64_t j, A w) { b.pos_weight[i + j] = w; });
-  });
+  apply<A>(s, s.pos_weights, at, n, [&](int64_t i, A w) { b.pos_weight[i] = w; });
 }

@@ -3,14 +3,15 @@
 // back: its distances to all candidates are computed in fp64. Indices and distances follow from the definition, so
 // neither the instruction set nor the threads nor the order of the work show in them.
 //
-// x against itself is cut into blocks; every pair of blocks is met once and serves both. Rounds of disjoint pairs,
-// as in a tournament, give each block's shortlists one owner at a time.
+// x against itself is cut into blocks; every pair of blocks is met once and serves both. Disjoint pairs, as in the
+// rounds of a tournament, give each block's shortlists one owner at a time.
 
 #include <algorithm>
 #include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <limits>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -190,21 +191,27 @@ class Search {
     finish(s, first, count, lists);
   }
 
-  // Rounds of a tournament between blocks, after each has met itself.
+  // Each block meets itself, then the others one by one, in the rounds of a tournament. A block keeps to the order of
+  // its rounds, but no round waits for all of the one before: tasks start in order and wait for two blocks at most.
   void scan_itself(const Packed& points, const Shortlists& lists) const {
     const int64_t n = points.count, blocks = (n + kBlockRows - 1) / kBlockRows, players = up(blocks, 2);
-    auto meet = [&](int64_t a, int64_t b) {
+    const int64_t others = players - 1, pairs = players / 2;
+    std::vector<std::atomic<int64_t>> met(players);  // by a block so far; a last player without rows makes them even
+    auto meet = [&](int64_t a, int64_t b, int64_t before) {
+      for (int64_t block : {a, b})
+        while (met[block].load(std::memory_order_acquire) < before) std::this_thread::yield();
       if (a > b) std::swap(a, b);
-      if (b >= blocks) return;
-      kernels_.scan_both(points, a * kBlockRows, std::min(n, (a + 1) * kBlockRows), b * kBlockRows,
-                         std::min(n, (b + 1) * kBlockRows), d_, !exclude_self_, lists);
+      if (b < blocks)
+        kernels_.scan_both(points, a * kBlockRows, std::min(n, (a + 1) * kBlockRows), b * kBlockRows,
+                           std::min(n, (b + 1) * kBlockRows), d_, !exclude_self_, lists);
+      for (int64_t block : {a, b}) met[block].store(before + 1, std::memory_order_release);
     };
-    for_each_task(blocks, [&](int64_t i) { meet(i, i); });
-    const int64_t others = players - 1;
-    for (int64_t round = 0; blocks > 1 && round < others; ++round)
-      for_each_task(players / 2, [&](int64_t i) {
-        i == 0 ? meet(others, round) : meet((round + i) % others, (round + others - i) % others);
-      });
+    for_each_task(players + others * pairs, [&](int64_t task) {
+      if (task < players) return meet(task, task, 0);
+      const int64_t round = (task - players) / pairs, i = (task - players) % pairs;
+      i == 0 ? meet(others, round, round + 1)
+             : meet((round + i) % others, (round + others - i) % others, round + 1);
+    });
   }
 
   void scan_candidates(const Segment& s, const Frame& frame, int64_t begin, int64_t end, const Packed& queries,

@@ -99,11 +99,13 @@ std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
     double gamma, double label_smoothing, double scale, int64_t ignore_index, int64_t loss_mode,
     bool want_grad, bool fp32_loss) {
   SigmoidLoss s{};
-  s.rows = input.size(0);
-  s.classes = input.size(1);
+  const bool head = input.dim() == 4;  // (images, anchors, C, positions)
+  s.rows = head ? input.size(0) * input.size(1) * input.size(3) : input.size(0);
+  s.classes = input.size(head ? 2 : 1);
+  s.positions = head ? input.size(3) : 0;
   s.dtype = type_of(input);
   s.input = input.const_data_ptr();
-  s.class_ids = target.dim() == 1;
+  s.class_ids = target.dim() == input.dim() - 1;
   s.target_type = type_of(target);
   s.target = target.const_data_ptr();
   s.ignore_index = ignore_index;
@@ -125,11 +127,13 @@ std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
     s.upstream = upstream->const_data_ptr();
   }
 
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i < input.dim(); ++i) shape.push_back(input.size(i));
   const bool fp64 = s.dtype == Type::kF64;
   const ScalarType wide = fp64 ? ScalarType::Double : ScalarType::Float;
   Tensor grad = in_huge_pages(torch::stable::new_empty(
-      input, want_grad ? std::vector<int64_t>{s.rows, s.classes} : std::vector<int64_t>{0}));
-  Tensor loss = loss_mode == 1 ? torch::stable::new_empty(input, {s.rows, s.classes},
+      input, want_grad ? shape : std::vector<int64_t>{0}));
+  Tensor loss = loss_mode == 1 ? torch::stable::new_empty(input, shape,
                                                           fp32_loss ? wide : input.scalar_type())
                 : loss_mode == 2 ? torch::stable::new_empty(input, {}, wide)
                                  : torch::stable::new_empty(input, {0}, wide);

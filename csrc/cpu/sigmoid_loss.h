@@ -28,6 +28,7 @@ constexpr int64_t size_of(Type type) {
 
 struct SigmoidLoss {
   int64_t rows, classes;
+  int64_t positions;  // 0: rows of classes. Else lines of positions, one line a class: a detector's head
   Type dtype;         // of the logits and their gradient; fp64 computes in fp64, the others in fp32
   Type target_type;
   Type loss_type;     // of the elementwise loss

@@ -135,11 +135,12 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   const Scalars<A> k(s);
   const int64_t total = s.rows * s.classes, end = last * kChunk < total ? last * kChunk : total;
   int64_t bad = -1;
+  Busy busy;
   Sum sum;
   Place at(s, first * kChunk);
-  for (int64_t begin = first * kChunk; begin < end; begin += kBlock, at.advance(s)) {
+  for (int64_t begin = first * kChunk; begin < end; begin += kBlock, at.advance()) {
     const int64_t n = end - begin < kBlock ? end - begin : kBlock;
-    const Targets targets = s.class_ids ? decode_ids(s, b, at, n, bad) : decode_values(s, b, begin, n, bad);
+    const Targets targets = s.class_ids ? decode_ids(s, busy, b, at, n, bad) : decode_values(s, b, begin, n, bad);
     // Whole vectors of the compute type are read and written in place, all else by way of L1.
     const bool in_place = s.dtype == own && n % W == 0, loss_in_place = in_place && s.loss_type == own;
     if (!in_place) read(s.dtype, s.input, begin, n, b.x);

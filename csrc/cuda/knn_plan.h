@@ -3,7 +3,9 @@
 
 #pragma once
 
-#include "knn_phases.h"
+#include "knn_fallback.h"
+#include "knn_finish.h"
+#include "knn_pack.h"
 
 namespace imbal {
 

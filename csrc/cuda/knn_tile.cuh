@@ -8,12 +8,18 @@
 
 #pragma once
 
-#include "knn_phases.h"
+#include "knn_lists.h"
 
 namespace imbal {
 
 constexpr int kTileThreads = 256;
 constexpr int kTileFloats = kStep * kPanel;
+// Blocks that share a multiprocessor, two where 128 registers a thread are enough: for sm_80 ptxas would spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kTileBlocks = 1;
+#else
+constexpr int kTileBlocks = 2;
+#endif
 
 __device__ inline void copy_async(unsigned to, const float* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
@@ -114,7 +120,7 @@ __device__ inline int self_column(const Search& s, int64_t query, int64_t first_
 
 // A block does one panel of queries and one split of their segment's panels in the chunk.
 template <bool kScores>
-__global__ void __launch_bounds__(kTileThreads, 2) tiles_kernel(const __grid_constant__ Search s) {
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks) tiles_kernel(const __grid_constant__ Search s) {
   extern __shared__ __align__(16) char shared[];
   float* const tiles = (float*)shared;  // [buffer][side][kStep][kPanel]
   const int batch_panel = blockIdx.x / s.splits;

@@ -41,7 +41,7 @@ struct NewRows {
   T* out;
   RowTiles tiles;
 
-  static constexpr int kThreads = 256;
+  static constexpr int kThreads = 256, kBlocks = 4;
   struct Shared {
     Origin origin[RowTiles::kMostRows];
   };
@@ -99,7 +99,7 @@ struct PhiloxWords {
   int64_t n;
   int64_t* out;  // (n, 4)
 
-  static constexpr int kThreads = 256, kItems = 1024;
+  static constexpr int kThreads = 256, kBlocks = 4, kItems = 1024;
   int64_t blocks() const { return divide_up(n, kItems); }
 
   template <class Block>

@@ -75,19 +75,14 @@ def run(
     device: str = "auto",
 ) -> Path:
     """Both parts: write `out`/report.html and return its path."""
-    missing = _missing_tables()
-    if missing:
-        print(missing, file=sys.stderr)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    target = torch.device(device)
+    target, path, missing = torch.device(device), out / "report.html", _missing_tables()
+    print(f"demo: making scenes, training on {device}; the report will be {path}", file=sys.stderr)
+    if missing:
+        print(missing, file=sys.stderr)
     torch.backends.cudnn.deterministic = True
-    splits = ("train", "val", "test")
-    counts = (settings.train_scenes, settings.val_scenes, settings.test_scenes)
-    data = {
-        split: Data.of(make_scenes(split, count, seed))
-        for split, count in zip(splits, counts, strict=True)
-    }
+    data = _make_data(settings, seed)
     torch.manual_seed(seed)
     start = Detector().to(target)
     start.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,10 +106,14 @@ def run(
     if results:
         print(textwrap.fill(tables_verdict(results), 80))
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "report.html"
     second_part = section(results, missing)
     write_report(path, runs, background, data["test"].scenes, timing, setup, second_part)
     return path
+
+
+def _make_data(settings: Settings, seed: int) -> dict[str, Data]:
+    counts = {"train": settings.train_scenes, "val": settings.val_scenes, "test": settings.test_scenes}
+    return {split: Data.of(make_scenes(split, count, seed)) for split, count in counts.items()}
 
 
 def _missing_tables() -> str:

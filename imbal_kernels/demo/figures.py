@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from .boxes import iou
 from .evaluate import Curve, Detections, match
 from .remedies import Remedy
-from .scenes import Scenes
+from .scenes import SIZE, Scenes
 from .tables import METHODS, METRICS, MODELS, TableResult
 from .train import History
 
@@ -120,9 +120,10 @@ def _draw(axes: Axes, box: Sequence[float], text: str, color: str, right: bool =
     label = {"facecolor": color, "edgecolor": "none", "pad": 1.0}
     inside = y1 < 10  # no room above the box
     axes.text(
-        *(x1, y1 + 1 if inside else y1, text),
+        *(x1 if x1 < SIZE / 2 else x2, y1 + 1 if inside else y1, text),
         color="white",
         fontsize=8,
+        ha="left" if x1 < SIZE / 2 else "right",  # ten labels fit on that side
         va="top" if inside else "bottom",
         bbox=label,
         clip_on=True,

@@ -81,7 +81,7 @@ def _introduction(setup: Setup) -> str:
         f"the class outputs, and each has the learning rate that suited that loss best in "
         f"development, of one grid for all. The rest is shared: the start (prior bias, π = 0.01), "
         f"{s.steps:,} steps of {s.batch} scenes in the same order, the optimiser (AdamW, one cycle). "
-        f"Seed {setup.seed}, {escape(setup.device)}, {setup.threads} threads.</p>"
+        f"Seed {setup.seed}, {escape(setup.device)}, threads: {setup.threads}.</p>"
     )
 
 
@@ -120,7 +120,7 @@ def _timing(time: LossTime, setup: Setup) -> str:
         f"training step, forward and backward, takes {time.step:.0f} ms, so the loss is "
         f"{time.ours / time.step:.1%} of it instead of "
         f"{time.eager / (time.step - time.ours + time.eager):.1%}. Medians on "
-        f"{escape(setup.device)}, {setup.threads} threads. The benchmark compares with compiled "
+        f"{escape(setup.device)}, threads: {setup.threads}. The benchmark compares with compiled "
         f"code too; eager alone says little.</p>"
     )
 

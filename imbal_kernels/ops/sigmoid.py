@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import SigmoidProblem
+from imbal_kernels.arguments import SigmoidProblem, is_ignored
 from imbal_kernels.ops import backends
 from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
 from imbal_kernels.reference import sigmoid as reference
@@ -53,7 +53,7 @@ def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor
     loss, grad, bad_row = _ops._sigmoid_loss_cpu(input, target, *args)
     if bad_row >= 0:
         ignore_index = args[9]
-        raise_bad_row(target, bad_row, input.shape[1], ignore_index)
+        raise_bad_row(input, target, bad_row, ignore_index)
     return loss, grad
 
 
@@ -68,10 +68,14 @@ def _rescale_cpu(grad: Tensor, upstream: Tensor) -> None:
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CUDA", lib=backends.library)
-def _sigmoid_loss_cuda(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _sigmoid_loss_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     from imbal_kernels import kernels
 
-    return kernels.sigmoid_loss(input, *args)
+    if input.dim() == 2:
+        return kernels.sigmoid_loss(input, target, *args)
+    last = input.transpose(2, 3).contiguous()  # no kernel reads a head's layout yet
+    loss, grad = kernels.sigmoid_loss(last.flatten(0, 2), target.reshape(-1), *args)
+    return loss, grad.view(last.shape).transpose(2, 3).contiguous() if grad.shape == last.flatten(0, 2).shape else grad
 
 
 @torch.library.impl("imbal_kernels::count_targets", "CUDA", lib=backends.library)
@@ -88,15 +92,20 @@ def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
     kernels.rescale_(grad, upstream)
 
 
-def raise_bad_row(target: Tensor, row: int, classes: int, ignore_index: int) -> None:
+def raise_bad_row(input: Tensor, target: Tensor, row: int, ignore_index: int) -> None:
     """The ValueError for a target out of range."""
-    if target.dim() == 2:
+    if target.dim() == input.dim():
         values = target[row].double()
         column = int((((values < 0) | (values > 1)) & (values != ignore_index)).int().argmax())
         raise ValueError(
             f"target {values[column].item():g} at row {row}, class {column} is out of range: "
             f"values must be in [0, 1] or ignore_index, {ignore_index}"
         )
+    classes = input.shape[1]
+    if input.dim() == 4:  # the first in the user's order of (image, position, anchor)
+        classes, target = input.shape[2], target.transpose(1, 2).reshape(-1).long()
+        wrong = ((target < -1) | (target > classes)) & ~is_ignored(target, ignore_index)
+        row = int(wrong.int().argmax())
     raise ValueError(
         f"target {target[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}, "
         f"-1 and {classes} are background"
@@ -114,8 +123,8 @@ def _check_alphas(alphas: Tensor | None) -> None:
 def _check_targets(problem: SigmoidProblem) -> None:
     backends.refuse_capture(problem.input)
     row = int(reference.first_bad_row(problem))
-    if row < problem.input.shape[0]:
-        raise_bad_row(problem.target, row, problem.input.shape[1], problem.ignore_index)
+    if row < problem.target.numel():
+        raise_bad_row(problem.input, problem.target, row, problem.ignore_index)
 
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:

@@ -4,6 +4,7 @@ Any device, twice differentiable, no kernels. The kernels are tested against the
 stand back for them where no kernel fits.
 """
 
+from imbal_kernels.reference.dense import dense_focal_loss
 from imbal_kernels.reference.neighbors import knn
 from imbal_kernels.reference.samplers import (
     adasyn,
@@ -21,6 +22,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "borderline_smote",
     "cross_entropy",
+    "dense_focal_loss",
     "interpolate",
     "knn",
     "random_oversample",

@@ -7,10 +7,12 @@ The k neighbours of a query a are the first k rows b of its segment by (d^2, ind
 is summed in fp64 with j ascending; difference, square and sum are each rounded on their own.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from imbal_kernels.sampling.arguments import KnnProblem, check_values, knn_problem
+from imbal_kernels.sampling.arguments import KnnCounts, KnnProblem, check_values, knn_problem
 
 # Distances held at once: 32 MiB.
 _CHUNK = 1 << 22
@@ -55,9 +57,10 @@ def knn(
     ptr: Tensor | None = None,
     query_ptr: Tensor | None = None,
     include_self: bool = False,
-) -> tuple[Tensor, Tensor]:
+    return_counts: bool = False,
+) -> tuple[Any, ...]:
     """Reference of `imbal_kernels.knn`: the same arguments, any device."""
     problem = knn_problem(x, k, query=query, ptr=ptr, query_ptr=query_ptr, include_self=include_self)
     check_values(problem)
-    indices, distances, _ = search(problem)
-    return indices, distances
+    indices, distances, counts = search(problem)
+    return (indices, distances, KnnCounts(counts[0], counts[1])) if return_counts else (indices, distances)

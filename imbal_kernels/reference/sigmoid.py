@@ -18,6 +18,7 @@ from imbal_kernels.arguments import SigmoidProblem, holds_object, is_ignored, si
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     """The loss of a problem: (N, C) if elementwise, else a 0-d tensor. Bad targets give NaN."""
+    problem = problem.class_last()
     wide = torch.float64 if problem.input.dtype == torch.float64 else torch.float32
     t, ignored, bad = decode_targets(problem, wide)
     # Ignored elements leave the graph here, so a NaN in one reaches neither loss nor gradient.
@@ -51,6 +52,7 @@ def decode_targets(problem: SigmoidProblem, dtype: torch.dtype) -> tuple[Tensor,
 
 def first_bad_row(problem: SigmoidProblem) -> Tensor:
     """The first row with a target out of range, or the number of rows: a 0-d tensor."""
+    problem = problem.class_last()
     _, _, bad = decode_targets(problem, torch.float32)
     rows = torch.arange(bad.shape[0], device=bad.device)
     return torch.where(bad.any(1), rows, bad.shape[0]).min() if bad.shape[0] else rows.sum()

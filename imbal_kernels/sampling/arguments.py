@@ -24,6 +24,13 @@ class KnnProblem(NamedTuple):
     exclude_self: bool  # row i of query is row i of x and no neighbour of its own
 
 
+class KnnCounts(NamedTuple):
+    """What a search cost: 0-d int64 tensors on the device of x."""
+
+    rescored: Tensor  # pairs whose distance was computed in fp64
+    fallbacks: Tensor  # queries whose first shortlist was not certain to hold their neighbours
+
+
 def knn_problem(
     x: Tensor, k: int, *, query: Tensor | None, ptr: Tensor | None, query_ptr: Tensor | None, include_self: bool
 ) -> KnnProblem:

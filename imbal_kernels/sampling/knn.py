@@ -1,18 +1,11 @@
 """Exact nearest neighbours of tensors."""
 
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
 from torch import Tensor
 
 from imbal_kernels import ops
-from imbal_kernels.sampling.arguments import knn_problem
-
-
-class KnnCounts(NamedTuple):
-    """What a search cost: 0-d int64 tensors on the device of x."""
-
-    rescored: Tensor  # pairs whose distance was computed in fp64
-    fallbacks: Tensor  # queries whose first shortlist was not certain to hold their neighbours
+from imbal_kernels.sampling.arguments import KnnCounts, knn_problem
 
 
 @overload

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "knn_lists.h"
 #include "knn_plan.h"
 
 namespace imbal {

@@ -1,0 +1,118 @@
+"""The dense loss's workloads: the five levels of RetinaNet on an 800 x 1333 image, from the head's outputs to
+their gradients."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import imbal_kernels as ik
+from bench import peers
+from bench.harness import COPY, OURS, Contestant, Workload
+from bench.peers import ALPHA, GAMMA
+
+PEERS = ("torchvision",)
+SHAPES = {"cpu": ("800x1333",), "cuda": ("800x1333",)}  # of the image
+DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
+ANCHORS, CLASSES, STRIDES = 9, 80, (8, 16, 32, 64, 128)
+BYTES = "bytes of logits read, gradient written, labels read once; levels written anew before each run"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A head's outputs after the prior bias, one object in a thousand anchors."""
+
+    levels: list[Tensor]  # (1, A * C, H, W)
+    labels: Tensor  # (1, M)
+
+    @classmethod
+    def random(cls, height: int, width: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Problem":
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(1, ANCHORS * CLASSES, -(-height // s), -(-width // s)) for s in STRIDES]
+        levels = [torch.randn(shape, generator=generator) - 4.6 for shape in shapes]
+        count = sum(level.numel() for level in levels) // CLASSES
+        labels = torch.randint(CLASSES, (1, count), generator=generator)
+        labels[torch.rand(labels.shape, generator=generator) < 0.999] = -1
+        return cls([level.to(device, dtype).requires_grad_() for level in levels], labels.to(device))
+
+    @functools.cached_property
+    def _source(self) -> list[Tensor]:
+        return [level.detach().clone() for level in self.levels]
+
+    def write(self) -> None:
+        """The levels anew, the same ones: what a head's last layer does."""
+        for level, source in zip(self.levels, self._source, strict=True):
+            level.detach().copy_(source)
+
+    @functools.cached_property
+    def expected(self) -> list[Tensor]:
+        """Loss and gradients of the reference in fp64."""
+        levels = [level.detach().double().requires_grad_() for level in self.levels]
+        loss = ik.reference.dense_focal_loss(levels, self.labels, CLASSES, ALPHA, GAMMA)
+        return [loss.detach(), *torch.autograd.grad(loss, levels)]
+
+    def run(self, loss_of: Callable[[], Tensor]) -> list[Tensor]:
+        for level in self.levels:
+            level.grad = None
+        loss = loss_of()
+        loss.backward()
+        return [loss.detach(), *(level.grad for level in self.levels if level.grad is not None)]
+
+    def check(self, name: str, run: Callable[[], Sequence[Tensor]]) -> None:
+        step = torch.finfo(self.levels[0].dtype).eps
+        # Peers that compute and sum in half precision are held to what that type can give.
+        rtol = 1e-4 if self.levels[0].dtype == torch.float32 else 8 * step
+        for i, (got, true) in enumerate(zip(run(), self.expected, strict=True)):
+            try:
+                torch.testing.assert_close(got.double(), true, rtol=rtol, atol=step * float(true.abs().max()))
+            except AssertionError as error:
+                what = f"gradient of level {i - 1}" if i else "loss"
+                raise AssertionError(f"{name}, {what}: {error}") from None
+
+
+def torchvision_way(focal: Callable[..., Tensor], levels: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Permute, concatenate, one-hot, and the dense formula, as its RetinaNet head does."""
+    flat = [level.unflatten(1, (-1, CLASSES)).permute(0, 3, 4, 1, 2).reshape(1, -1, CLASSES) for level in levels]
+    logits = torch.cat(flat, 1)
+    one_hot = (labels[..., None] == torch.arange(CLASSES, device=labels.device)).to(logits.dtype)
+    return focal(logits, one_hot, ALPHA, GAMMA, "sum") / (labels >= 0).sum().clamp(min=1)
+
+
+def workloads(
+    device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
+) -> Iterator[Workload]:
+    for shape in shapes:
+        height, width = (int(n) for n in shape.split("x"))
+        for dtype in dtypes:
+            problem = Problem.random(height, width, device, getattr(torch, dtype))
+            size = sum(level.numel() * level.element_size() for level in problem.levels)
+            buffers = [torch.empty_like(level, requires_grad=False) for level in problem.levels]
+            amount = 2 * size + problem.labels.numel() * problem.labels.element_size()
+
+            def copy(problem: Problem = problem, buffers: list[Tensor] = buffers) -> None:
+                for buffer, level in zip(buffers, problem.levels, strict=True):
+                    buffer.copy_(level.detach())
+
+            ours = functools.partial(ik.dense_focal_loss, problem.levels, problem.labels, CLASSES, ALPHA, GAMMA)
+            ways: dict[str, Callable[[], Tensor]] = {OURS: ours}
+            missing = {}
+            if "torchvision" in chosen:
+                if importlib.util.find_spec("torchvision") is None:
+                    missing["torchvision"] = "not installed"
+                else:
+                    eager = functools.partial(torchvision_way, peers.torchvision_focal_loss())
+                    ways["torchvision eager"] = functools.partial(eager, problem.levels, problem.labels)
+                    if compiled:
+                        fast = torch.compile(eager, fullgraph=True, dynamic=False)
+                        ways["torchvision compiled"] = functools.partial(fast, problem.levels, problem.labels)
+            entries = {COPY: Contestant(copy, 2 * size)}
+            for name, loss_of in ways.items():
+                run = functools.partial(problem.run, loss_of)
+                entries[name] = Contestant(run, amount, functools.partial(problem.check, name, run))
+            yield Workload(
+                f"dense multi-level focal, RetinaNet {shape} {dtype}", device, BYTES, entries, missing,
+                prepare=problem.write,
+            )  # fmt: skip

@@ -1,0 +1,210 @@
+"""Every Triton kernel as the wrappers would launch it, compiled ahead of time."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from bench import disassembly
+from imbal_kernels.kernels import count, rescale, sigmoid, softmax
+from imbal_kernels.kernels.launch import Launch
+
+TYPES = {
+    torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16",
+    torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.int8: "*i8", torch.uint8: "*u8",
+}  # fmt: skip
+ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Report:
+    instructions: float | None  # per element; None where the case asks for no count
+    mufu: float
+    registers: int
+    spills: int  # bytes of local memory a thread
+    shared: int  # bytes of shared memory a program
+    ffma: float
+    loads: dict[str, int]
+    stores: dict[str, int]
+    programs: int
+    bytes: int  # an element: what it reads of the logits and writes of their gradient
+
+    def issue_bound(self, slots_per_byte: float) -> float | None:
+        """The fraction of the memory roofline that instruction issue leaves; None without a count."""
+        if not self.instructions or not self.bytes:
+            return None
+        return min(1.0, slots_per_byte * self.bytes / self.instructions)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A launch to compile. taken: the outcome of each longer conditional branch; None: no count."""
+
+    launch: Callable[[], Launch]
+    taken: Sequence[bool] | None = ()
+
+
+def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int64, dense=False, smoothing=0.0,
+                   loss=sigmoid.SUM, weight=None, upstream=None, alpha=0.25, index=0):  # fmt: skip
+    """The launch that the wrapper would make, on tensors without data."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    logits = torch.empty(ROWS, classes, dtype=dtype, device="meta")
+    targets = torch.empty((ROWS, classes) if dense else ROWS, dtype=target, device="meta")
+    weights = None if weight is None else torch.empty(weight, dtype=compute, device="meta")
+    grads = None if upstream is None else torch.empty(upstream, dtype=compute, device="meta")
+    _, _, launches = sigmoid.plan(
+        logits, targets, weights, None, None, None, grads, alpha, gamma, smoothing, 1.0, -100, loss, True, False
+    )
+    return launches[index]
+
+
+def softmax_launch(shape=(ROWS, 80), dtype=torch.float32, gamma=0.0, probabilities=False, smoothing=0.0, weight=False):
+    """The launch that the wrapper would make for int64 class ids or probabilities, on tensors without data."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    logits = torch.empty(shape, dtype=dtype, device="meta")
+    ids = torch.empty((shape[0], *shape[2:]), dtype=torch.int64, device="meta")
+    weights = torch.empty(shape[1], dtype=compute, device="meta") if weight else None
+    _, _, launches = softmax.plan(
+        logits, logits if probabilities else ids, weights, None, None, None, gamma, smoothing, 1.0, -100,
+        softmax.SUM, True, False,
+    )  # fmt: skip
+    return launches[0]
+
+
+def _count_launch(dense):
+    shape, dtype = ((ROWS, 80), torch.float32) if dense else (ROWS, torch.int64)
+    return count.plan(torch.empty(shape, dtype=dtype, device="meta"), 80, -100, dense, True)[1][0]
+
+
+def _rescale_launch(dtype):
+    return rescale.plan(torch.empty(ROWS, dtype=dtype, device="meta"), torch.empty((), device="meta"))
+
+
+def _case(taken=(), **options):
+    return Case(lambda: sigmoid_launch(**options), taken)
+
+
+def _softmax(classes, taken=(), positions=(), **options):
+    return Case(lambda: softmax_launch((16 if positions else ROWS, classes, *positions), **options), taken)
+
+
+BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+TAIL = (True,)  # the branch over the last elements of the last program
+CASES = {
+    "focal fp32 C=80": _case(),
+    "focal bf16 C=80": _case(dtype=BF16),
+    "focal fp16 C=80": _case(dtype=FP16),
+    "focal fp32 C=91": _case(TAIL, classes=91),
+    "focal bf16 C=91": _case(TAIL, classes=91, dtype=BF16),
+    "focal fp32 C=1203": _case(TAIL, classes=1203),
+    "focal bf16 C=1203": _case(TAIL, classes=1203, dtype=BF16),
+    "focal fp32 general gamma": _case(gamma=2.7),
+    "focal bf16 general gamma": _case(gamma=2.7, dtype=BF16),
+    "focal bf16 alpha 1": _case(dtype=BF16, alpha=1.0),
+    "bce fp32 C=80": _case(gamma=0.0),
+    "focal fp32 (C,) weight": _case(weight=(1, 80)),
+    "focal fp32 C=1203 (C,) weight": _case(TAIL, classes=1203, weight=(1, 1203)),
+    "focal fp32 elementwise": _case(loss=sigmoid.ELEMENTWISE, upstream=(ROWS, 80)),
+    "focal fp32 C=4": _case(None, classes=4),
+    "focal fp32 dense bool": _case(target=torch.bool, dense=True),
+    "focal fp32 dense float": _case(target=FP32, dense=True),
+    "focal fp32 smoothing, general gamma": _case(gamma=2.7, smoothing=0.1),
+    "focal fp64": _case(None, dtype=FP64),
+    "softmax fp32 C=10": _softmax(10),
+    "softmax fp32 C=64": _softmax(64),
+    "softmax fp32 C=80": _softmax(80),
+    "softmax bf16 C=80": _softmax(80, dtype=BF16),
+    "softmax fp32 C=81": _softmax(81),
+    "softmax bf16 C=91": _softmax(91, dtype=BF16),
+    "softmax fp32 C=512": _softmax(512),
+    "softmax fp32 C=1000": _softmax(1000),
+    "softmax bf16 C=1000": _softmax(1000, dtype=BF16),
+    "softmax fp32 C=1203": _softmax(1203),
+    "softmax bf16 C=4096": _softmax(4096, dtype=BF16),
+    "softmax fp32 C=16384": _softmax(16384),
+    "softmax focal fp32 C=80": _softmax(80, gamma=2.0),
+    "softmax focal fp32 C=1000 general gamma, weight": _softmax(1000, gamma=2.7, weight=True),
+    "softmax focal fp32 C=80 smoothing, weight": _softmax(80, gamma=2.0, smoothing=0.1, weight=True),
+    "softmax focal fp32 C=80 probabilities": _softmax(80, gamma=2.0, probabilities=True),
+    "softmax fp64 C=1000": _softmax(1000, None, dtype=FP64),
+    "softmax fp32 C=131072": _softmax(131072, None),
+    "softmax bf16 C=131072": _softmax(131072, None, dtype=BF16),
+    "softmax fp32 19 classes inside": _softmax(19, None, (512 * 512,)),
+    "softmax focal bf16 19 classes inside": _softmax(19, None, (512 * 512,), dtype=BF16, gamma=2.0),
+    "sum": Case(lambda: sigmoid_launch(index=1), None),
+    "count ids": Case(lambda: _count_launch(False), None),
+    "count dense": Case(lambda: _count_launch(True), None),
+    "rescale fp32": Case(lambda: _rescale_launch(FP32), None),
+    "rescale bf16": Case(lambda: _rescale_launch(BF16), None),
+}
+
+
+def _source(launch: Launch) -> ASTSource:
+    """The specialisation that the launch would pick, with 16-byte aligned tensors."""
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(launch.kernel.params):
+        value = launch.args[parameter.name]
+        aligned = isinstance(value, torch.Tensor)
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+        elif aligned:
+            signature[parameter.name] = TYPES[value.dtype]
+        else:
+            signature[parameter.name] = parameter.annotation_type
+            aligned = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
+        if aligned:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def _elements(args: dict[str, Any]) -> int:
+    """What a program works on: true logits of whole rows, what its tiles hold, or what one step of a loop does."""
+    if "ROWS" in args:
+        return args["ROWS"] * args["groups"] * args["VECTOR"]
+    if "STEP" in args:
+        return args["STEP"] * args["LANES"]
+    return args.get("TILES", 1) * args.get("VECTORS", 1) * 16
+
+
+def compile_case(case: Case, arch: int) -> Report:
+    launch = case.launch()
+    compiled = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options)
+    (code,) = disassembly.functions(compiled.asm["cubin"]).values()
+    path = (
+        disassembly.instructions(code.sass) if case.taken is None else disassembly.executed(code.sass, case.taken)
+    )
+    grad = launch.args.get("grad_ptr")
+    per_thread = _elements(launch.args) / (32 * launch.num_warps)
+    return Report(
+        instructions=None if case.taken is None else len(path) / per_thread,
+        mufu=disassembly.count(path, "MUFU") / per_thread,
+        registers=code.registers,
+        spills=code.spills,
+        shared=compiled.metadata.shared,
+        ffma=disassembly.count(path, "FFMA") / per_thread,
+        loads=disassembly.widths(path, "LDG"),
+        stores=disassembly.widths(path, "STG"),
+        programs=launch.programs,
+        bytes=0 if grad is None else 2 * grad.element_size(),
+    )
+
+
+def version() -> str:
+    """What a count depends on besides the source: a baseline holds for one of these."""
+    return f"triton {triton.__version__}, ptxas {knobs.nvidia.ptxas.version}"
+
+
+def digest() -> str:
+    """Of all that a report depends on but the case and the architecture."""
+    here, kernels = Path(__file__), Path(sigmoid.__file__).parent
+    sources = [here, here.with_name("disassembly.py"), *sorted(kernels.glob("*.py"))]
+    found = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    found.update(f"{version()}|{torch.__version__}".encode())
+    return found.hexdigest()[:24]
