@@ -1,4 +1,4 @@
-"""How many digits survive: the sigmoid focal loss and its gradient in fp32 against 50 digits.
+"""How many digits survive: the focal losses and their gradients in fp32 against 50 digits.
 
     python -m bench.accuracy [--write docs/accuracy.md]
 
@@ -57,6 +57,48 @@ def _by_autograd(loss_of: Callable[[Tensor, Tensor], Tensor], x: Tensor, positiv
     return loss.detach()[:, 0], grad[:, 0]
 
 
+# The softmax's row: the label's logit is x, and these are the others'.
+OTHERS = tuple((7 * j) % 9 - 4.0 for j in range(9))
+
+SoftmaxFormula = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+
+def exact_softmax(x: float, gamma: float) -> tuple[float, ...]:
+    """Loss and gradient of a row to 50 digits: with s the sum of the others' exponentials, p = e^x / (e^x + s) and
+    q = 1 - p, it is q^gamma times u = log1p(s e^-x); of the slope logit j gets its share in s."""
+    import mpmath
+
+    with mpmath.workdps(50):
+        others = [mpmath.exp(o) for o in OTHERS]
+        own, rest = mpmath.exp(x), mpmath.fsum(others)
+        p, q, u = own / (own + rest), rest / (own + rest), mpmath.log1p(rest / own)
+        slope = q**gamma * (q + gamma * p * u)
+        return float(q**gamma * u), float(-slope), *(float(slope * other / rest) for other in others)
+
+
+def our_softmax(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    return _of_row(lambda x, t: ik.softmax_focal_loss(x, t, gamma, reduction="none"), x)
+
+
+def usual_softmax(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """(1 - p)^gamma on top of F.cross_entropy."""
+
+    def loss_of(x: Tensor, t: Tensor) -> Tensor:
+        entropy = torch.nn.functional.cross_entropy(x, t, reduction="none")
+        return (1 - torch.exp(-entropy)) ** gamma * entropy
+
+    return _of_row(loss_of, x)
+
+
+def _of_row(loss_of: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    rows = torch.cat([x[:, None], torch.tensor(OTHERS).expand(len(x), -1)], 1).requires_grad_()
+    loss = loss_of(rows, torch.zeros(len(x), dtype=torch.long))
+    (grad,) = torch.autograd.grad(loss.sum(), rows)
+    return loss.detach(), grad
+
+
+SOFTMAX: dict[str, SoftmaxFormula] = {"ours": our_softmax, "PyTorch": usual_softmax}
+
 IMPLEMENTATIONS: dict[str, Formula] = {
     "ours": ours,
     "torchvision": torchvision,
@@ -89,6 +131,31 @@ def errors(gamma: float) -> dict[tuple[str, bool], tuple[Tensor, Tensor]]:
     return found
 
 
+def softmax_errors(gamma: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """The error of the loss and the largest of the gradient's at every x, by implementation."""
+    x = logits()
+    true = torch.tensor([exact_softmax(v, gamma) for v in x.tolist()], dtype=torch.float64)
+    found = {}
+    for name, formula in SOFTMAX.items():
+        loss, grad = formula(x, gamma)
+        found[name] = relative_error(loss, true[:, 0]), relative_error(grad, true[:, 1:]).amax(1)
+    return found
+
+
+def _softmax_tables() -> list[str]:
+    x, by_gamma, parts = logits(), {gamma: softmax_errors(gamma) for gamma in GAMMAS}, [_SOFTMAX_HEAD]
+    for index, quantity in enumerate(("loss", "gradient")):
+        for edge, bound in BANDS:
+            parts.append(f"\n## Softmax: worst error of the {quantity}, |x| <= {edge:g}\n")
+            band = x.abs() <= edge
+            rows = [
+                [f"{gamma:g}", f"{(1 + gamma) * bound:.1e}", *(_digits(found[name][index][band]) for name in SOFTMAX)]
+                for gamma, found in by_gamma.items()
+            ]
+            parts.append(_table(["gamma", "our bound", *SOFTMAX], rows))
+    return parts
+
+
 def report() -> str:
     x, by_gamma = logits(), {gamma: errors(gamma) for gamma in GAMMAS}
     names = list(IMPLEMENTATIONS)
@@ -107,8 +174,14 @@ def report() -> str:
                 worst = [torch.stack([found[n, t][index][band] for t in (False, True)]) for n in names]
                 rows.append([f"{gamma:g}", f"{(1 + gamma) * bound:.1e}", *map(_digits, worst)])
             parts.append(_table(["gamma", "our bound", *names], rows))
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts + _softmax_tables()) + "\n"
 
+
+_SOFTMAX_HEAD = """
+# Accuracy of the softmax focal loss
+
+The same for rows of ten classes, the label's logit x, the others' from -4 to 4; the gradient's is the worst of all
+ten. At gamma = 0 it is the cross-entropy. PyTorch: (1 - p)^gamma on top of `F.cross_entropy`, p = exp(-loss)."""
 
 _HEAD = """# Accuracy of the sigmoid focal loss
 

@@ -1,4 +1,4 @@
-"""Other projects' sigmoid focal losses.
+"""Other projects' losses.
 
 torchvision's function is called as it is. mmcv and apex are CUDA extensions that need a GPU and a build;
 only their arithmetic is rewritten here, from the maths, to see what it does to the digits.
@@ -61,3 +61,16 @@ def apex_focal_loss(x: Tensor, ids: Tensor, positives: Tensor) -> Tensor:
     from apex.contrib.focal_loss import focal_loss
 
     return focal_loss(x, ids, positives, x.shape[1], ALPHA, GAMMA)
+
+
+def liger_cross_entropy(x: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
+    """Liger-Kernel's, which writes its gradient over x."""
+    from liger_kernel.transformers.functional import liger_cross_entropy
+
+    return liger_cross_entropy(x, ids, weight=weight)
+
+
+def quack_cross_entropy(x: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
+    from quack.cross_entropy import cross_entropy
+
+    return cross_entropy(x, ids, weight=weight)

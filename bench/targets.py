@@ -31,6 +31,7 @@ class Target:
 
 FOCAL = "sigmoid focal, 100000 x 80 float32"
 CROSS_ENTROPY = "weighted cross-entropy, 20000 x 1000 float32"
+SOFTMAX_FOCAL = "softmax focal, 20000 x 1000 float32"
 DENSE = "dense multi-level focal, RetinaNet 800x1333 float32"
 NEIGHBORS = ("knn, 10000 x 32 float32", "knn, 20000 x 128 float32")
 SMOTE = ("smote, 100000 x 32, 10 % minority, float32", "smote, 80000 x 128, 25 % minority, float32")
@@ -41,6 +42,8 @@ TARGETS = (
     Target(FOCAL, "torchvision compiled, dense", 14),
     Target(CROSS_ENTROPY, "torch eager", 10),
     Target(CROSS_ENTROPY, "torch compiled", 4),
+    Target(SOFTMAX_FOCAL, "cross-entropy, torch eager", 10),
+    Target(SOFTMAX_FOCAL, "cross-entropy, torch compiled", 4),
     Target(DENSE, "torchvision eager", 60),
     Target(DENSE, "torchvision compiled", 15),
     *(

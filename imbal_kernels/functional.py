@@ -152,7 +152,7 @@ def cross_entropy(
     problem = softmax_problem(
         input, target, gamma=0.0, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
-        loss_weight=loss_weight, process_group=process_group,
+        loss_weight=loss_weight, process_group=process_group, sum_weights=ops.sum_weights,
     )  # fmt: skip
     return problem.shaped(ops.softmax_loss(problem), input)
 
@@ -188,6 +188,6 @@ def softmax_focal_loss(
     problem = softmax_problem(
         input, target, gamma=gamma, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
-        loss_weight=loss_weight, process_group=process_group,
+        loss_weight=loss_weight, process_group=process_group, sum_weights=ops.sum_weights,
     )  # fmt: skip
     return problem.shaped(ops.softmax_loss(problem), input)

@@ -1,6 +1,7 @@
 """From the arguments of a softmax loss to one checked problem, as arguments.py does for the sigmoid family."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -53,8 +54,10 @@ def softmax_problem(
     normalizer: float | Tensor | str | None,
     loss_weight: float | Tensor,
     process_group: Any,
+    sum_weights: Callable[[Tensor, Tensor | None, int, int], Tensor],
 ) -> SoftmaxProblem:
-    """Checks the arguments of a softmax loss and folds reduction and normalizer into a scale."""
+    """Checks the arguments of a softmax loss and folds reduction and normalizer into a scale. `sum_weights` is
+    ops.sum_weights or reference.sum_weights."""
     args.check_reduction(reduction, normalizer, process_group)
     args.check_tensor("input", input)
     if input.dim() == 0 or input.shape[min(input.dim() - 1, 1)] == 0:
@@ -78,13 +81,16 @@ def softmax_problem(
     elif normalizer == "positives":
         if probabilities:
             raise ValueError('normalizer="positives" counts class ids: it needs a target of class ids')
-        divisor = args.holds_object(flat, classes, ignore_index, dense=False).sum().clamp(min=1)
+        divisor = sum_weights(flat, None, classes, ignore_index).clamp(min=1)
     elif isinstance(normalizer, str):
         raise ValueError(f'normalizer must be a number, a 0-d tensor or "positives", got "{normalizer}"')
     elif normalizer is not None:
         divisor = float(normalizer)
     elif reduction == "mean":
-        divisor = _weight_of_rows(flat, weight, classes, ignore_index, probabilities)
+        if probabilities:  # a tensor: compiled code takes a number for a constant
+            divisor = flat.new_full((), flat.shape[0] * flat.shape[2], dtype=torch.int64)
+        else:
+            divisor = sum_weights(flat, weight, classes, ignore_index)
     scale, scale_tensor = args.scale_of(loss_weight, divisor, input, dtype)
     return SoftmaxProblem(
         input=rows.contiguous(),
@@ -135,16 +141,3 @@ def _per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dty
     if value.shape != (classes,):
         raise ValueError(f"{name} must have one value per class, shape ({classes},), got {tuple(value.shape)}")
     return value.to(dtype).contiguous()
-
-
-def _weight_of_rows(
-    target: Tensor, weight: Tensor | None, classes: int, ignore_index: int, probabilities: bool
-) -> float | Tensor:
-    """What "mean" divides by: the weights of the rows that are not ignored, or the rows of probabilities."""
-    if probabilities:
-        rows = target.shape[0] * target.shape[2]
-        return float(rows) if rows else target.new_zeros((), dtype=torch.float32)
-    known = args.holds_object(target, classes, ignore_index, dense=False)
-    if weight is None:
-        return known.sum()
-    return (weight[torch.where(known, target, 0).long()] * known).sum()

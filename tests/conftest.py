@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from imbal_kernels.ops import backends
+
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -18,6 +20,24 @@ def pytest_configure(config):
 @pytest.fixture(params=DEVICES)
 def device(request):
     return request.param
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512", *DEVICES[1:]])
+def backend(request):
+    """The device of each kernel: every instruction set this machine has, and its GPU."""
+    if request.param == "cuda":
+        yield "cuda"
+        return
+    if backends.MISSING["cpu"]:
+        pytest.skip(backends.MISSING["cpu"])
+    select = torch.ops.imbal_kernels._cpu_capability
+    before = select("")
+    try:
+        select(request.param)
+    except RuntimeError as error:
+        pytest.skip(str(error).splitlines()[0])
+    yield "cpu"
+    select(before)
 
 
 class Exact(NamedTuple):

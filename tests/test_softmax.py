@@ -1,4 +1,5 @@
-"""Cross-entropy and softmax focal loss: PyTorch's own loss over its options, the definition, gradients, bad input."""
+"""Cross-entropy and softmax focal loss by every kernel: PyTorch's own loss over its options, the definition,
+gradients, limits, bad input."""
 
 import itertools
 import math
@@ -11,8 +12,15 @@ import torch.nn.functional as F
 import imbal_kernels as ik
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-SHAPES = {"one row": (5,), "rows": (7, 5), "one class": (6, 1), "maps": (2, 5, 3, 4), "long": (3, 1001)}
+# On a CPU fewer than 24 classes lie across the lanes of a vector, as maps do; a tile is 16 to 256 positions.
+SHAPES = {"one row": (5,), "rows": (7, 5), "one class": (6, 1), "maps": (2, 5, 3, 4), "long": (3, 1001),
+          "two": (261, 2), "23": (19, 23), "24": (19, 24), "81": (37, 81), "many maps": (3, 81, 10, 9)}  # fmt: skip
 EPS = torch.finfo(torch.float64).eps
+
+
+@pytest.fixture
+def device(backend):
+    return backend
 
 
 def make(shape, device="cpu", dtype=torch.float64, probabilities=False):
@@ -116,12 +124,151 @@ def test_accuracy(margin, device):
                     assert abs(got.item() / float(true) - 1) <= bound
 
 
-def test_infinite_and_not_a_number(device):
-    inf, nan = math.inf, math.nan
-    x = torch.tensor([[inf, 0], [0, inf], [-inf, 0], [nan, 0], [nan, 0], [100, -100]], device=device)
-    t = torch.tensor([1, 1, 1, 1, -100, 1], device=device)
-    loss = ik.cross_entropy(x, t, reduction="none")
-    assert loss[0].isinf() and loss[3].isnan() and loss[[1, 2, 4]].tolist() == [0, 0, 0] and loss[5] == 200
+INF, NAN = math.inf, math.nan
+# logits, class id -> loss, gradient: the limits, as the kernels give them
+LIMITS = {
+    "+inf beats the label": ((INF, 0, 0), 1, INF, (1, -1, 0)),
+    "+inf at the label": ((0, INF, 0), 1, 0, (0, 0, 0)),
+    "+inf twice": ((INF, INF, 0), 1, math.log(2), (0.5, -0.5, 0)),
+    "-inf at the label": ((0, -INF, 0), 1, INF, (0.5, -1, 0.5)),
+    "-inf elsewhere": ((-INF, 0, 0), 1, math.log(2), (0, -0.5, 0.5)),
+    "-inf everywhere": ((-INF, -INF, -INF), 1, NAN, (NAN, NAN, NAN)),
+    "NaN": ((NAN, 0, 0), 1, NAN, (NAN, NAN, NAN)),
+    "NaN at the label": ((0, NAN, 0), 1, NAN, (NAN, NAN, NAN)),
+    "NaN and +inf": ((NAN, INF, 0), 1, NAN, (NAN, NAN, NAN)),
+    "NaN but ignored": ((NAN, INF, 0), -100, 0, (0, 0, 0)),
+    "far behind": ((100, -100, 0), 1, 200, (1, -1, 0)),
+    "the largest": ((3.4e38, -3.4e38, 0), 0, 0, (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("layout", ("rows", "long rows", "maps"))
+@pytest.mark.parametrize("case", LIMITS)
+def test_limits(case, layout, device):
+    """The reference agrees, but for the gradient of a +inf itself."""
+    row, label, loss, slope = LIMITS[case]
+    more = 30 if layout == "long rows" else 0
+    x = torch.tensor([row + (-INF,) * more, (0.0,) * (3 + more)], device=device)
+    t = torch.tensor([label, 0], device=device)
+    if layout == "maps":
+        x, t = x.T[None].contiguous(), t[None]
+    x.requires_grad_()
+    for function in (ik.cross_entropy, ik.reference.cross_entropy):
+        losses = function(x, t, reduction="none")
+        (grad,) = torch.autograd.grad(losses, x, torch.ones_like(losses))
+        expected = torch.tensor(loss, dtype=torch.float32, device=device)
+        torch.testing.assert_close(losses.flatten()[0], expected, equal_nan=True, atol=0, rtol=1e-6)
+        assert losses.flatten()[1].item() == pytest.approx(math.log(3 + more), rel=1e-6)
+        grad = grad[0, :, 0] if layout == "maps" else grad[0]
+        known = torch.tensor(row, device=device) != INF if function is ik.reference.cross_entropy else slice(None)
+        expected = torch.tensor(slope, dtype=torch.float32, device=device)
+        # Nothing is said of what is not a normal number.
+        torch.testing.assert_close(grad[:3][known], expected[known], equal_nan=True, atol=1.2e-38, rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", (ik.softmax_focal_loss, ik.reference.softmax_focal_loss))
+def test_limits_of_every_form(function, device):
+    """A +inf beats smoothing and other probabilities too, and costs nothing where all of them are on it."""
+    x = torch.tensor([[INF, 0, 0]], device=device)
+    for gamma in (0.0, 2.0):
+        for target, smoothing, loss in (
+            (torch.tensor([0]), 0.1, INF if gamma == 0 else 0),  # (1 - p)^gamma is 0
+            (torch.tensor([1]), 0.1, INF),
+            (torch.tensor([[0.5, 0.5, 0.0]]), 0.0, INF),
+            (torch.tensor([[1.0, 0.0, 0.0]]), 0.0, 0),
+        ):
+            got = function(x, target.to(device), gamma, label_smoothing=smoothing, reduction="none")
+            assert got.tolist() == [loss]
+
+
+@pytest.mark.parametrize("gamma", (0.0, 1.0, 2.0, 2.7))
+def test_any_probabilities(gamma, device):
+    """F.cross_entropy takes them outside [0, 1]; a factor (1 - p) below 0 counts as 0."""
+    x, t = make((40, 30), device, probabilities=True)
+    t = t - 1 / 30 + torch.randn(40, 30, device=device, dtype=t.dtype) / 10
+    wide = x.detach().requires_grad_()
+    p = torch.softmax(wide, 1)
+    k = (t * (1 - p)).sum(1)
+    power = torch.where(k > 0, k.clamp(min=1e-300) ** gamma, 0.0) if gamma else torch.ones_like(k)
+    expected = power * F.cross_entropy(wide, t, reduction="none")
+    assert (k > 0).any() and (k < 0).any()
+    got = ik.softmax_focal_loss(x, t, gamma, reduction="none")
+    upstream = torch.tensor(1.0, device=device)
+    for a, b in zip(results(got, x, upstream), results(expected, wide, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)  # k is a sum of 30 terms that cancel
+
+
+def test_probabilities_after_class_ids(device):
+    """A thread's memory of one call's labels reaches no gradient of the next."""
+    x, ids = make((37, 81), device)
+    _, t = make((37, 81), device, probabilities=True)
+    ik.cross_entropy(x, ids).backward()
+    (got,) = torch.autograd.grad(ik.cross_entropy(x, t), x)
+    (expected,) = torch.autograd.grad(F.cross_entropy(x, t), x)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("classes", (4096, 32_003, 262_144))
+def test_many_classes(classes, device):
+    """fp32 against fp64: the sum over classes loses no digit for being long, and half inputs are fp32 inside."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, classes, generator=generator) * 3
+    t = torch.tensor([0, classes // 2, classes - 1], device=device)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = logits.to(device, dtype).requires_grad_()
+        wide = x.detach().double().requires_grad_()
+        upstream = torch.tensor(1.0, device=device)
+        got = results(ik.cross_entropy(x, t, reduction="sum"), x, upstream)
+        loss, grad = results(F.cross_entropy(wide, t, reduction="sum"), wide, upstream)
+        torch.testing.assert_close(got[0], loss, rtol=1e-6, atol=0)
+        torch.testing.assert_close(got[1], grad, rtol=3e-6 if dtype == torch.float32 else 2**-8, atol=1e-30)
+
+
+def test_unaligned_logits(device):
+    """A view that begins in the middle of a vector, and rows that end in one."""
+    base = torch.randn(1 + 300 * 1001, generator=torch.Generator().manual_seed(0)).to(device)
+    t = torch.arange(300, device=device) % 7
+    x = base[1:].view(300, 1001).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    upstream = torch.tensor(1.0, device=device)
+    for a, b in zip(*(results(ik.softmax_focal_loss(v, t), v, upstream) for v in (x, y)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", ((3001, 7), (3001, 81), (40, 5003), (5, 19, 33, 31)))
+def test_same_bits_for_any_number_of_threads(shape, device):
+    x, t = make(shape, device, torch.float32)
+    weight = torch.linspace(0.5, 2, shape[1], device=device)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            loss = ik.softmax_focal_loss(x, t, 1.5, weight, label_smoothing=0.1)
+            found.append((loss, *torch.autograd.grad(loss, x)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("shape", ((3001, 7), (3001, 81), (5, 19, 33, 31)))
+def test_the_first_bad_row_is_named(shape, device, monkeypatch):
+    """Counted through samples and positions, whichever thread meets it; what is ignored is not bad."""
+    monkeypatch.setenv("IMBAL_KERNELS_CHECK", "1")
+    x, t = make(shape, device, torch.float32)
+    t = t.clamp(min=0)
+    t.view(-1)[[613, 614, 2900]] = torch.tensor([-1, 2**32 + 5, 77_777], device=device)
+    with pytest.raises(ValueError, match=f"target -1 at row 613 is out of range: class ids are 0 to {shape[1] - 1}"):
+        ik.cross_entropy(x, t)
+    with pytest.raises(ValueError, match=f"target {2**32 + 5} at row 614"):
+        ik.cross_entropy(x, t, ignore_index=-1)
+
+
+@pytest.mark.parametrize("dtype", (torch.int8, torch.uint8, torch.int16, torch.int32))
+def test_id_dtypes(dtype, device):
+    x, t = make((37, 81), device)
+    t = t.clamp(min=0)
+    weight = torch.linspace(0.5, 2, 81, device=device, dtype=torch.float64)
+    assert torch.equal(ik.cross_entropy(x, t.to(dtype), weight), ik.cross_entropy(x, t, weight))
 
 
 @pytest.mark.parametrize("gamma", (0.0, 2.0))
@@ -140,6 +287,9 @@ def test_over_nothing(device):
     assert ik.cross_entropy(torch.zeros(2, 3, device=device), ignored).isnan()
     assert ik.cross_entropy(torch.zeros(2, 3, device=device), ignored, reduction="sum") == 0
     assert ik.cross_entropy(x, t, reduction="none").shape == (0,)
+    maps = torch.zeros(2, 3, 0, 5, device=device, requires_grad=True)
+    loss = ik.softmax_focal_loss(maps, torch.zeros(2, 0, 5, dtype=torch.long, device=device), reduction="sum")
+    assert loss == 0 and torch.autograd.grad(loss, maps)[0].shape == maps.shape
 
 
 def test_backward_twice_and_upstream(device):

@@ -13,3 +13,4 @@
 
 #include "knn.h"
 #include "sigmoid_loss.h"
+#include "softmax_loss.h"

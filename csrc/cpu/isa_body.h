@@ -16,9 +16,13 @@ namespace IMBAL_ISA {
 
 #include "knn_kernel.h"
 
+#include "softmax.h"
+
+#include "softmax_tile.h"
+
 #define IMBAL_STRING_(x) #x
 #define IMBAL_STRING(x) IMBAL_STRING_(x)
-static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss, &knn_kernels};
+static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss, &knn_kernels, softmax_loss};
 
 }  // namespace IMBAL_ISA
 }  // namespace imbal

@@ -15,18 +15,12 @@
 #include <tuple>
 #include <vector>
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include "knn.h"
 #include "tasks.h"
+#include "tensors.h"
 
 namespace imbal {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // The tile budget: what a search holds beyond its outputs, and 24 bytes for each query.
 constexpr int64_t kListBytes = 96 << 20;   // shortlists of the queries in flight
@@ -106,15 +100,6 @@ class Search {
 
   int64_t rescored() const { return rescored_; }
   int64_t fallbacks() const { return fallbacks_; }
-
-  static Type type_of(const Tensor& t) {
-    switch (t.scalar_type()) {
-      case ScalarType::Double: return Type::kF64;
-      case ScalarType::BFloat16: return Type::kBF16;
-      case ScalarType::Half: return Type::kF16;
-      default: return Type::kF32;
-    }
-  }
 
  private:
   int64_t room() const { return keep_ + std::max<int64_t>(keep_, 16); }

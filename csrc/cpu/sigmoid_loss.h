@@ -55,12 +55,17 @@ constexpr int64_t kChunk = 4096, kBlock = 1024;
 // Runs chunks first to last - 1; returns their first bad target (row for ids, element for values) or -1.
 using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t first, int64_t last);
 
-struct KnnKernels;  // knn.h
+struct KnnKernels;   // knn.h
+struct SoftmaxLoss;  // softmax_loss.h
+
+// Runs tiles first to last - 1 in `scratch`; returns their first bad position or -1.
+using TileFunction = int64_t (*)(const SoftmaxLoss&, int64_t first, int64_t last, void* scratch);
 
 struct Backend {
   const char* name;
   ChunkFunction sigmoid_loss;
   const KnnKernels* knn;
+  TileFunction softmax_loss;
 };
 
 // The one in use.

@@ -83,6 +83,22 @@ inline bool any(typename Simd<A>::I m) {
 #endif
 }
 
+// All lanes of a vector as one by f, which takes vectors and numbers: halves first.
+template <class A, int N>
+struct Lanes {
+  typedef A V __attribute__((vector_size(N * sizeof(A))));
+};
+template <class A, int N = Simd<A>::W, class F>
+inline A across(typename Lanes<A, N>::V v, F f) {
+  if constexpr (N == 2) {
+    return f(v[0], v[1]);
+  } else {
+    typename Lanes<A, N / 2>::V halves[2];
+    __builtin_memcpy(halves, &v, sizeof v);
+    return across<A, N / 2>(f(halves[0], halves[1]), f);
+  }
+}
+
 // A sum in fp64 of vectors of the compute type.
 struct Sum {
   VD low = {}, high = {};

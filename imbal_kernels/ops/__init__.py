@@ -3,6 +3,6 @@
 from imbal_kernels.ops.neighbors import knn
 from imbal_kernels.ops.sampling import philox, smote_generate
 from imbal_kernels.ops.sigmoid import count_targets, sigmoid_loss
-from imbal_kernels.ops.softmax import softmax_loss
+from imbal_kernels.ops.softmax import softmax_loss, sum_weights
 
-__all__ = ["count_targets", "knn", "philox", "sigmoid_loss", "smote_generate", "softmax_loss"]
+__all__ = ["count_targets", "knn", "philox", "sigmoid_loss", "smote_generate", "softmax_loss", "sum_weights"]

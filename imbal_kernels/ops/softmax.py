@@ -1,4 +1,4 @@
-"""The softmax losses as torch ops: schema, fake and backends. On a CPU they run on the reference."""
+"""The softmax losses as torch ops: schema, fake and backends."""
 
 from typing import Any
 
@@ -11,11 +11,17 @@ from imbal_kernels.reference import softmax as reference
 from imbal_kernels.softmax_arguments import SoftmaxProblem
 
 # upstream: 0-d, or (N, S) for an elementwise loss
-backends.library.define(
-    "softmax_loss(Tensor input, Tensor target, Tensor? weight, Tensor? logit_adjustment, Tensor? scale_tensor, "
-    "Tensor? upstream, float gamma, float label_smoothing, float scale, int ignore_index, int loss_mode, "
-    "bool want_grad, bool fp32_loss) -> (Tensor, Tensor)"
+_ARGUMENTS = (
+    "Tensor input, Tensor target, Tensor? weight, Tensor? logit_adjustment, Tensor? scale_tensor, Tensor? upstream, "
+    "float gamma, float label_smoothing, float scale, int ignore_index, int loss_mode, bool want_grad, bool fp32_loss"
 )
+_SUM = "Tensor target, Tensor? weight, int num_classes, int ignore_index"
+
+backends.library.define(f"softmax_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
+backends.library.define(f"sum_weights({_SUM}) -> Tensor")
+# The C++ side of the above; the first also returns the first row with a bad class id, or -1.
+backends.library.define(f"_softmax_loss_cpu({_ARGUMENTS}) -> (Tensor, Tensor, int)")
+backends.library.define(f"_sum_weights_cpu({_SUM}) -> Tensor")
 
 _ops = torch.ops.imbal_kernels
 
@@ -29,6 +35,24 @@ def _softmax_loss_fake(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return input.new_empty(shape, dtype=dtype), input.new_empty(input.shape if want_grad else (0,))
 
 
+@torch.library.register_fake("imbal_kernels::sum_weights", lib=backends.library)
+def _sum_weights_fake(target: Tensor, weight: Tensor | None, *args: Any) -> Tensor:
+    return target.new_empty((), dtype=torch.int64 if weight is None else weight.dtype)
+
+
+@torch.library.impl("imbal_kernels::softmax_loss", "CPU", lib=backends.library)
+def _softmax_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    loss, grad, bad_row = _ops._softmax_loss_cpu(input, target, *args)
+    if bad_row >= 0:
+        raise_bad_row(target, bad_row, input.shape[1])
+    return loss, grad
+
+
+@torch.library.impl("imbal_kernels::sum_weights", "CPU", lib=backends.library)
+def _sum_weights_cpu(*args: Any) -> Tensor:
+    return _ops._sum_weights_cpu(*args)
+
+
 @torch.library.impl("imbal_kernels::softmax_loss", "CUDA", lib=backends.library)
 def _softmax_loss_cuda(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     from imbal_kernels import kernels
@@ -36,26 +60,45 @@ def _softmax_loss_cuda(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return kernels.softmax_loss(input, *args)
 
 
-def softmax_loss(problem: SoftmaxProblem) -> Tensor:
-    """The loss of a problem, by the kernel of its device or by the reference."""
-    if backends.in_transform():
-        return reference.softmax_loss(problem)
-    cpu = problem.input.device.type == "cpu"
-    if not (problem.probabilities or torch.compiler.is_compiling()) and (cpu or backends.checks_requested()):
-        _check_ids(problem)
-    gradient_of_target = problem.target.requires_grad and torch.is_grad_enabled()
-    if cpu or gradient_of_target or not backends.has_kernels(problem.input):
-        return reference.softmax_loss(problem)
-    return fused_loss("softmax", problem)
+@torch.library.impl("imbal_kernels::sum_weights", "CUDA", lib=backends.library)
+def _sum_weights_cuda(*args: Any) -> Tensor:
+    return reference.sum_weights(*args)
+
+
+def raise_bad_row(target: Tensor, row: int, classes: int) -> None:
+    """The ValueError for a class id out of range; rows are counted through all samples and positions."""
+    raise ValueError(
+        f"target {target.flatten()[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}"
+    )
 
 
 def _check_ids(problem: SoftmaxProblem) -> None:
     backends.refuse_capture(problem.input)
-    ids = problem.target.flatten()
     row = int(reference.first_bad_row(problem))
-    if row < ids.numel():
-        classes = problem.input.shape[1]
-        raise ValueError(f"target {ids[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}")
+    if row < problem.target.numel():
+        raise_bad_row(problem.target, row, problem.input.shape[1])
+
+
+def sum_weights(target: Tensor, weight: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
+    """The sum of the weights of all class ids that are not ignored, their number without weights: a 0-d tensor."""
+    if backends.in_transform() or not backends.has_kernels(target):
+        return reference.sum_weights(target, weight, num_classes, ignore_index)
+    return _ops.sum_weights(target, weight, num_classes, ignore_index)
+
+
+def softmax_loss(problem: SoftmaxProblem) -> Tensor:
+    """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
+    if backends.in_transform():
+        return reference.softmax_loss(problem)
+    kernels = backends.has_kernels(problem.input) and not (problem.target.requires_grad and torch.is_grad_enabled())
+    cpu = problem.input.device.type == "cpu"
+    checked_by_kernel = kernels and cpu
+    if not (problem.probabilities or checked_by_kernel or torch.compiler.is_compiling()):
+        if cpu or backends.checks_requested():
+            _check_ids(problem)
+    if not kernels:
+        return reference.softmax_loss(problem)
+    return fused_loss("softmax", problem)
 
 
 def _raw(problem: SoftmaxProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, Tensor]:

@@ -23,10 +23,10 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     t, ignored, bad = decode_targets(problem, wide)
     # Ignored elements leave the graph here, so a NaN in one reaches neither loss nor gradient.
     x = torch.where(ignored, 0.0, problem.input.to(wide))
-    loss = _weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
+    loss = weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
     for factor in (_alpha_t(t, problem), problem.weight, problem.scale_tensor):
         if factor is not None:
-            loss = _weigh(factor, loss)
+            loss = weigh(factor, loss)
     loss = torch.where(ignored, 0.0, loss * problem.scale)
     loss = torch.where(bad, torch.nan, loss)
     if problem.elementwise:
@@ -73,7 +73,7 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     return torch.exp(gamma * torch.where(hard, log_k, torch.log(torch.where(hard, 1.0, k))))
 
 
-def _weigh(factor: Tensor, loss: Tensor) -> Tensor:
+def weigh(factor: Tensor, loss: Tensor) -> Tensor:
     """factor * loss, and 0 where the factor is, even for an infinite loss. A NaN stays one."""
     return factor * torch.where(factor == 0, loss.clamp(max=1e30), loss)
 
@@ -84,7 +84,7 @@ def _cross_entropy(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
     negative = (1 - t) * (1 - eps) + eps / 2
     if problem.pos_weight is not None:
         positive = positive * problem.pos_weight
-    return _weigh(positive, -F.logsigmoid(x)) + _weigh(negative, -F.logsigmoid(-x))
+    return weigh(positive, -F.logsigmoid(x)) + weigh(negative, -F.logsigmoid(-x))
 
 
 def _alpha_t(t: Tensor, problem: SigmoidProblem) -> Tensor | None:

@@ -5,6 +5,10 @@ k = sum_c t_c (1 - p_c), which is 1 - p_y for a class id:
 
     L = scale * k^gamma * sum_c weight_c t'_c (-log p_c)
 
+k below 0, which probabilities outside [0, 1] can give, counts as 0. A logit of +inf takes all of the probability, or
+its share among several; -inf none. (PyTorch's loss is NaN at +inf. The gradient of the +inf itself, which autograd
+has no way to, is 0 here; the kernels give its limit.)
+
 At gamma = 0 that is `F.cross_entropy`. At gamma > 0 it is the focal loss of Lin et al., "Focal Loss for Dense Object
 Detection" (2017), over a softmax. The adjustment is that of Menon et al., "Long-tail learning via logit adjustment"
 (2021).
@@ -16,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.arguments import is_ignored
+from imbal_kernels.arguments import holds_object, is_ignored
+from imbal_kernels.reference.sigmoid import weigh
 from imbal_kernels.softmax_arguments import SoftmaxProblem, softmax_problem
 
 
@@ -54,9 +59,11 @@ def _decode_ids(problem: SoftmaxProblem) -> tuple[Tensor, Tensor, Tensor]:
 def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
     """(N, S) losses of class ids in range. log p_y = -log1p(sum of the others / own) never cancels."""
     y = ids[:, None]
+    infinite, x = _settle(x)
     own = x.gather(1, y)
     others = torch.logsumexp(x.scatter(1, y, -torch.inf), 1, keepdim=True)
-    entropy = F.softplus(others - own, threshold=80.0)[:, 0]  # -log p_y
+    beaten = infinite.any(1) & ~infinite.gather(1, y)[:, 0]
+    entropy = F.softplus(others - own, threshold=80.0)[:, 0] + _infinity(beaten, x)  # -log p_y
     weight = problem.weight
     loss = entropy if weight is None else entropy * weight[ids]
     eps = problem.label_smoothing
@@ -64,21 +71,44 @@ def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
         log_p = torch.log_softmax(x, 1)
         weighted = log_p if weight is None else log_p * weight[:, None]
         loss = loss * (1 - eps) - weighted.sum(1) * (eps / x.shape[1])
+        loss = loss + _infinity(infinite.any(1) & ~infinite.all(1), x)
     if problem.gamma == 0:
         return loss
     log_k = F.logsigmoid(others - own)[:, 0]  # log(1 - p_y)
-    return torch.exp(problem.gamma * log_k.clamp(min=-1e30)) * loss
+    return weigh(torch.exp(problem.gamma * log_k.clamp(min=-1e30)), loss)
+
+
+def _settle(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Which logits are +inf, and the logits with the largest finite number for them."""
+    infinite = x == torch.inf
+    return infinite, torch.where(infinite, torch.finfo(x.dtype).max, x)
+
+
+def _infinity(where: Tensor, like: Tensor) -> Tensor:
+    """What is added to a loss whose limit is infinite: its gradient stays."""
+    return torch.where(where, torch.inf, 0.0).to(like.dtype)
 
 
 def _of_probabilities(x: Tensor, t: Tensor, problem: SoftmaxProblem) -> Tensor:
+    infinite, x = _settle(x)
     log_p = torch.log_softmax(x, 1)
     smoothed = t * (1 - problem.label_smoothing) + problem.label_smoothing / x.shape[1]
     if problem.weight is not None:
         smoothed = smoothed * problem.weight[:, None]
-    loss = -(smoothed * log_p).sum(1)
+    beaten = infinite.any(1) & ((smoothed != 0) & ~infinite).any(1)
+    loss = _infinity(beaten, x) - (smoothed * log_p).sum(1)
     if problem.gamma == 0:
         return loss
-    return (-(t * torch.expm1(log_p)).sum(1)) ** problem.gamma * loss
+    k = -(t * torch.expm1(log_p)).sum(1)
+    return weigh(torch.where(k > 0, torch.where(k > 0, k, 1.0) ** problem.gamma, 0.0), loss)
+
+
+def sum_weights(target: Tensor, weight: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
+    """The sum of the weights of all class ids that are not ignored; their number without weights."""
+    known = holds_object(target, num_classes, ignore_index, dense=False)
+    if weight is None:
+        return known.sum()
+    return (weight[torch.where(known, target, 0).long()] * known).sum()
 
 
 def first_bad_row(problem: SoftmaxProblem) -> Tensor:
@@ -105,7 +135,7 @@ def cross_entropy(
     problem = softmax_problem(
         input, target, gamma=0.0, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
-        loss_weight=loss_weight, process_group=process_group,
+        loss_weight=loss_weight, process_group=process_group, sum_weights=sum_weights,
     )  # fmt: skip
     return problem.shaped(softmax_loss(problem), input)
 
@@ -128,6 +158,6 @@ def softmax_focal_loss(
     problem = softmax_problem(
         input, target, gamma=gamma, weight=weight, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=normalizer,
-        loss_weight=loss_weight, process_group=process_group,
+        loss_weight=loss_weight, process_group=process_group, sum_weights=sum_weights,
     )  # fmt: skip
     return problem.shaped(softmax_loss(problem), input)

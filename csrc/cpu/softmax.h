@@ -1,0 +1,241 @@
+// The softmax losses: a tile of positions at a time, in three sweeps over logits that stay in L1 or L2.
+//
+// Included inside `namespace IMBAL_ISA`, after decode.h. Two layouts share the sweeps: with `by_rows` a vector holds
+// logits of one position, else those of one class at as many positions. What is done once a position is done on
+// vectors of positions in both.
+//
+// Class id y, with m the largest logit, a = exp(x_y - m) and d = sum of e_j = exp(x_j - m) over j != y:
+//   p = a / (a + d), q = d / (a + d), u = -log p = log1p(d / a); nothing cancels, however confident the position.
+//   B = w_y (1 - s) u + f sum_c w_c (lse - x_c),  f = s / C, s the label smoothing;  loss = q^g B
+//   dloss/dx_j = q^g [e_j (T q + g p B) / d - f w_j],  T = w_y (1 - s) + f sum_c w_c
+//   dloss/dx_y = q^g [f (sum_c w_c - w_y) p - (w_y (1 - s) + f w_y) q - g p B]
+// Probabilities t, with a_c = w_c (t_c (1 - s) + f), T = sum a_c, h = sum t_c p_c, k = sum t_c (1 - p_c):
+//   B = sum_c a_c (lse - x_c);  loss = k^g B
+//   dloss/dx_j = k^g [p_j (T - a_j) - a_j (1 - p_j)] + g k^(g-1) B p_j (h - t_j)
+
+// exp(x) for x <= 0, 0 where that is no longer a normal number: the scale of the smallest x has no exponent left.
+inline VF exp_below(VF x) {
+  x = at_least(-88.0f, x);
+  const VF rounded = x * kLog2E + kRound;
+  return exp_polynomial(remainder(x, rounded - kRound)) * to_power_of_two(rounded);
+}
+inline VD exp_below(VD x) { return lanes(x, ::exp); }
+
+// q^gamma for q in [0, 1]; the whole multiples of log 2 in log q are kept apart, and exact.
+inline VF raise(VF q, Exponent<float> gamma) {
+  const IF bits = (IF)q - 0x3f3504f3;
+  const VF whole = __builtin_convertvector(bits >> 23, VF) * 0.693359375f;
+  return q > 0 ? exp_scaled(whole, VF(whole - log_normal(q)), gamma, 0.0f) : q;
+}
+inline VD raise(VD q, Exponent<double> gamma) {
+  return lanes(q, [&](double v) { return v > 0 ? ::pow(v, gamma.whole) : v; });
+}
+
+template <class V, class A>
+inline V softmax_power(V q, Exponent<A> gamma) {
+  if (gamma.whole == 0) return V{} + A(1);
+  if (gamma.whole == 1) return q;
+  if (gamma.whole == 2) return q * q;
+  if (gamma.whole == 3) return q * q * q;
+  return raise(q, gamma);
+}
+
+// A sum lane by lane that loses no more for being long.
+template <class V>
+struct LaneSum {
+  V high = {}, low = {};
+  void add(V v) {
+    const V sum = high + v, part = sum - high;
+    low += (high - (sum - part)) + (v - part);
+    high = sum;
+  }
+  V total() const { return high + (low == low ? low : V{}); }  // an infinite sum has no low part
+};
+
+// What is known of each position of a tile, and then what its gradient is made of.
+template <class A>
+struct Positions {
+  alignas(64) A top[kPositions], own[kPositions], weight[kPositions], counted[kPositions], upstream[kPositions];
+  alignas(64) A others[kPositions], deficit[kPositions];
+  alignas(64) A tops[kPositions], hit[kPositions], mass[kPositions], rest_mass[kPositions], top_mass[kPositions];
+  alignas(64) A loss[kPositions], slope[kPositions], flat[kPositions], at_label[kPositions];
+  alignas(64) A inverse[kPositions], rest[kPositions], bend[kPositions];
+  int64_t label[kPositions];
+};
+
+// The logits of one vector of a tile: n vectors that lie `stride` apart, of one position (by rows) or of n classes.
+template <class A, bool kRows>
+struct Sweep {
+  using V = Vec<A>;
+  static constexpr int W = Simd<A>::W;
+  A* x;        // logits, then their exponentials, then their gradients
+  const A* t;  // probabilities, or null
+  const A* w;  // weights
+  int64_t n, stride;
+
+  V weight(int64_t c) const { return kRows ? load(w + c * W) : V{} + w[c]; }
+  // One number a position: the same for a whole row, else a lane's own.
+  static V of(const A* values, int64_t i) { return kRows ? V{} + values[i] : load(values + i); }
+  static void keep(A* values, int64_t i, V v) {
+    if constexpr (kRows) {
+      values[i] = across<A>(v, [](auto a, auto b) { return a + b; });
+    } else {
+      store(values + i, v);
+    }
+  }
+
+  static constexpr int64_t kRun = 32;  // vectors that are summed before the sum is added to the others
+
+  void find_top(Positions<A>& p, int64_t i) const {
+    V a = V{} - A(INFINITY), b = a;
+    int64_t c = 0;
+    for (; c + 2 <= n; c += 2) {
+      a = vmax(load(x + c * stride), a);
+      b = vmax(load(x + (c + 1) * stride), b);
+    }
+    if (c < n) a = vmax(load(x + c * stride), a);
+    a = vmax(a, b);
+    if constexpr (kRows) {
+      p.top[i] = across<A>(a, [](auto a, auto b) { return a > b ? a : b; });
+    } else {
+      store(p.top + i, a);
+    }
+  }
+
+  // Sum of w_c (m - x_c)
+  void find_deficit(Positions<A>& p, int64_t i) const {
+    const V top = of(p.top, i);
+    LaneSum<V> sum;
+    for (int64_t first = 0; first < n; first += kRun) {
+      V run = {};
+      for (int64_t c = first; c < n && c < first + kRun; ++c) run += weigh(weight(c), V(top - load(x + c * stride)));
+      sum.add(run);
+    }
+    keep(p.deficit, i, sum.total());
+  }
+
+  // Logits become exponentials, which are summed; `ahead` is fetched meanwhile.
+  void exponentiate(Positions<A>& p, int64_t i, const char* ahead, int64_t ahead_bytes) const {
+    const V top = of(p.top, i);
+    LaneSum<V> sum;
+    for (int64_t first = 0; first < n; first += kRun) {
+      V run = {};
+      for (int64_t c = first; c < n && c < first + kRun; ++c) {
+        if constexpr (kRows) __builtin_prefetch(ahead + c * ahead_bytes);
+        const V e = exp_below(V(load(x + c * stride) - top));
+        store(x + c * stride, e);
+        run += e;
+      }
+      sum.add(run);
+    }
+    keep(p.others, i, sum.total());
+  }
+
+  // The same with probabilities. The largest logits, e = 1, stay out of the sums that their own would cancel in.
+  void exponentiate_probabilities(const SoftmaxLoss& s, Positions<A>& p, int64_t i) const {
+    const V top = of(p.top, i), zero = {}, one = zero + A(1);
+    const A keep_t = A(1 - s.smoothing), flat = A(s.smoothing / s.classes);
+    LaneSum<V> others, tops, hit, mass, rest_mass, top_mass, deficit;
+    for (int64_t first = 0; first < n; first += kRun) {
+      V others_run = {}, tops_run = {}, hit_run = {}, mass_run = {}, rest_run = {}, top_run = {}, deficit_run = {};
+      for (int64_t c = first; c < n && c < first + kRun; ++c) {
+        const V gap = top - load(x + c * stride), e = exp_below(V(-gap)), tc = load(t + c * stride);
+        const V a = weight(c) * (tc * keep_t + flat);
+        const auto is_top = e == one;
+        store(x + c * stride, e);
+        others_run += is_top ? zero : e;
+        tops_run += is_top ? one : zero;
+        hit_run += is_top ? zero : tc * e;
+        rest_run += is_top ? zero : tc;
+        top_run += is_top ? tc : zero;
+        mass_run += a;
+        deficit_run += weigh(a, gap);
+      }
+      others.add(others_run), tops.add(tops_run), hit.add(hit_run), mass.add(mass_run);
+      rest_mass.add(rest_run), top_mass.add(top_run), deficit.add(deficit_run);
+    }
+    keep(p.others, i, others.total()), keep(p.tops, i, tops.total()), keep(p.hit, i, hit.total());
+    keep(p.mass, i, mass.total()), keep(p.rest_mass, i, rest_mass.total());
+    keep(p.top_mass, i, top_mass.total()), keep(p.deficit, i, deficit.total());
+  }
+
+  // Exponentials become gradients, written to `out`, which may be x or begin before it.
+  void differentiate(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out) const {
+    const V slope = of(p.slope, i);
+    if (s.smoothing == 0) {
+      for (int64_t c = 0; c < n; ++c) store(out + c * stride, V(load(x + c * stride) * slope));
+      return;
+    }
+    const V flat = of(p.flat, i);
+    for (int64_t c = 0; c < n; ++c) store(out + c * stride, V(load(x + c * stride) * slope - flat * weight(c)));
+  }
+
+  void differentiate_probabilities(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out) const {
+    const V zero = {}, one = zero + A(1);
+    const V slope = of(p.slope, i), bend = of(p.bend, i), inverse = of(p.inverse, i), rest = of(p.rest, i);
+    const V mass = of(p.mass, i), hit = of(p.hit, i), k = of(p.flat, i);
+    const V targets = of(p.rest_mass, i) + of(p.top_mass, i);
+    const A keep_t = A(1 - s.smoothing), flat = A(s.smoothing / s.classes);
+    for (int64_t c = 0; c < n; ++c) {
+      const V e = load(x + c * stride), tc = load(t + c * stride), a = weight(c) * (tc * keep_t + flat);
+      const V prob = e * inverse, other = e == one ? rest : one - prob;
+      const V turn = tc > A(0.5) * targets ? (targets - tc) - k : hit - tc;  // h - t_j, as h = sum t - k
+      store(out + c * stride, V(slope * (prob * (mass - a) - a * other) + bend * prob * turn));
+    }
+  }
+};
+
+// From sums to loss and slopes, for vectors of positions with a class id.
+template <class A>
+void finish_ids(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
+  using V = Vec<A>;
+  const V zero = {}, one = zero + A(1);
+  const Exponent<A> gamma{A(s.gamma)};
+  const A flat = A(s.smoothing / s.classes), keep = A(1 - s.smoothing);
+  const A total_weight = s.smoothing == 0 ? A(0) : A(s.total_weight);
+  for (int64_t i = 0; i < n; i += Simd<A>::W) {
+    const V gap = load(p.top + i) - load(p.own + i), d = load(p.others + i), w = load(p.weight + i);
+    const V a = exp_below(V(-gap)), sum = a + d, inverse = one / sum;
+    const V prob = a * inverse, q = d * inverse;
+    const V u = (d <= a ? minus_log1m<true>(q) : log_normal(sum) + gap) + (sum - sum);  // a NaN stays one
+    V b = weigh(V(w * keep), u), mass = w * keep;
+    if (s.smoothing != 0) {
+      b += flat * (load(p.deficit + i) + total_weight * log_normal(sum));
+      mass += flat * total_weight;
+    }
+    const V power = softmax_power(q, gamma), bend = gamma.whole * prob * finite(b);
+    const V counted = load(p.counted + i), factor = power * A(s.scale) * (load(p.upstream + i) * A(s.grad_scale));
+    const V slope = mass * inverse + (d == zero ? zero : bend / d);
+    const V label = flat * (total_weight - w) * prob - (keep + flat) * w * q - bend;
+    const auto skip = counted == zero;
+    store(p.loss + i, V(skip ? zero : weigh(power, b) * A(s.scale)));
+    store(p.slope + i, V(skip ? zero : weigh(factor, slope)));
+    store(p.flat + i, V(skip ? zero : factor * flat));
+    store(p.at_label + i, V(skip ? zero : weigh(factor, label)));
+  }
+}
+
+template <class A>
+void finish_probabilities(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
+  using V = Vec<A>;
+  const V zero = {}, one = zero + A(1);
+  const Exponent<A> gamma{A(s.gamma)};
+  for (int64_t i = 0; i < n; i += Simd<A>::W) {
+    const V beyond = load(p.others + i) + (load(p.tops + i) - one), inverse = one / (one + beyond);
+    const V rest = beyond * inverse;
+    const V level = (beyond <= one ? minus_log1m<true>(rest) : log_normal(one + beyond)) + (beyond - beyond);
+    const V b = load(p.deficit + i) + load(p.mass + i) * level;
+    const V hit = load(p.hit + i), top_mass = load(p.top_mass + i);
+    const V k = at_least(A(0), load(p.rest_mass + i) - hit * inverse + top_mass * rest);
+    const V power = softmax_power(k, gamma), counted = load(p.counted + i);
+    const V factor = A(s.scale) * (load(p.upstream + i) * A(s.grad_scale)), bend = gamma.whole * finite(b) * power / k;
+    const auto skip = counted == zero;
+    store(p.loss + i, V(skip ? zero : weigh(power, b) * A(s.scale)));
+    store(p.slope + i, V(skip ? zero : power * factor));
+    store(p.bend + i, V(skip | (k == zero) ? zero : bend * factor));
+    store(p.inverse + i, inverse);
+    store(p.rest + i, rest);
+    store(p.hit + i, V((hit + top_mass) * inverse));
+    store(p.flat + i, k);
+  }
+}

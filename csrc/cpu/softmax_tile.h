@@ -1,0 +1,248 @@
+// A tile of the softmax losses: logits and targets into a thread's scratch memory, the sweeps, and out again.
+//
+// Included inside `namespace IMBAL_ISA`, after softmax.h.
+
+// data[begin, begin + n) as the compute type, any n.
+template <class A>
+void read_all(Type type, const void* data, int64_t begin, int64_t n, A* out) {
+  for (int64_t i = 0; i < n; i += kBlock) read(type, data, begin + i, n - i < kBlock ? n - i : kBlock, out + i);
+}
+
+// The other way; with `past`, vectors of the compute type go past the caches.
+template <class A>
+void write_all(Type type, const A* in, int64_t begin, int64_t n, void* data, bool past) {
+  if (!past || type != (sizeof(A) == 4 ? Type::kF32 : Type::kF64)) return write(type, in, begin, n, data);
+  constexpr int W = Simd<A>::W;
+  A* out = (A*)data + begin;
+  int64_t i = 0;
+  for (; i < n && (uintptr_t)(out + i) % sizeof(Vec<A>); ++i) out[i] = in[i];
+  for (; i + W <= n; i += W) store(out + i, load(in + i), true);
+  for (; i < n; ++i) out[i] = in[i];
+}
+
+// Calls move(index in rows of C, index in a tile of positions) for every logit of the tile.
+template <class F>
+inline void transpose(const SoftmaxLoss& s, int64_t count, F move) {
+  for (int64_t c = 0; c < s.classes; ++c)
+    for (int64_t i = 0; i < count; ++i) move(i * s.classes + c, c * s.stride() + i);
+}
+
+// Calls f(i, n, offset) for every run of positions of one sample; their class c begins at offset + c * inner.
+template <class F>
+inline void for_each_run(const SoftmaxLoss& s, int64_t begin, int64_t count, F f) {
+  for (int64_t i = 0; i < count;) {
+    const int64_t sample = (begin + i) / s.inner, at = (begin + i) % s.inner;
+    const int64_t n = count - i < s.inner - at ? count - i : s.inner - at;
+    f(i, n, sample * s.classes * s.inner + at);
+    i += n;
+  }
+}
+
+// One tile in the scratch memory of its thread.
+template <class A>
+struct SoftmaxTile {
+  static constexpr int W = Simd<A>::W;
+  const SoftmaxLoss& s;
+  Positions<A>& p;
+  A *x, *t, *lines;
+  int64_t begin, count, lanes;
+
+  SoftmaxTile(const SoftmaxLoss& s, Positions<A>& p, A* scratch, int64_t tile) : s(s), p(p), x(scratch) {
+    const int64_t size = s.by_rows ? s.tile * s.padded_classes() : s.classes * s.stride();
+    t = x + size;
+    lines = s.class_ids ? t : t + size;
+    begin = tile * s.tile;
+    count = s.positions() - begin < s.tile ? s.positions() - begin : s.tile;
+    lanes = (count + W - 1) / W * W;
+  }
+
+  A* at(A* values, int64_t i, int64_t c) const {
+    return values + (s.by_rows ? i * s.padded_classes() + c : c * s.stride() + i);
+  }
+
+  void load_values(Type type, const void* data, A* out, A padding) {
+    if (s.by_rows) {
+      for (int64_t i = 0; i < count; ++i) {
+        read_all(type, data, (begin + i) * s.classes, s.classes, at(out, i, 0));
+        for (int64_t c = s.classes; c < s.padded_classes(); ++c) *at(out, i, c) = padding;
+      }
+      return;
+    }
+    if (s.inner == 1) {
+      read_all(type, data, begin * s.classes, count * s.classes, lines);
+      transpose(s, count, [&](int64_t from, int64_t to) { out[to] = lines[from]; });
+    } else {
+      for_each_run(s, begin, count, [&](int64_t i, int64_t n, int64_t offset) {
+        for (int64_t c = 0; c < s.classes; ++c) read(type, data, offset + c * s.inner, n, at(out, i, c));
+      });
+    }
+    for (int64_t c = 0; c < s.classes; ++c)
+      for (int64_t i = count; i < lanes; ++i) *at(out, i, c) = 0;
+  }
+
+  void adjust() {
+    const A* adjustment = (const A*)s.adjustment;
+    const int64_t lines = s.by_rows ? count : s.classes, n = s.by_rows ? s.padded_classes() : lanes;
+    for (int64_t i = 0; i < lines; ++i) {
+      A* line = s.by_rows ? at(x, i, 0) : at(x, 0, i);
+      for (int64_t j = 0; j < n; ++j) line[j] += adjustment[s.by_rows ? j : i];
+    }
+  }
+
+  // Out of the sum: the gradient of a position that counts for nothing is 0 times something finite.
+  void blank(int64_t i) {
+    p.counted[i] = p.weight[i] = 0;
+    p.label[i] = -1;
+    for (int64_t c = 0; c < s.classes; ++c) *at(x, i, c) = 0;
+  }
+
+  int64_t decode_ids() {
+    int64_t bad = -1;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t id = read_integer(s.target_type, s.target, begin + i);
+      const bool known = id >= 0 && id < s.classes, ignored = id == s.ignore_index;
+      if (!known && !ignored && bad < 0) bad = begin + i;
+      if (!known || ignored) {
+        blank(i);
+        continue;
+      }
+      p.counted[i] = 1;
+      p.label[i] = id;
+      p.weight[i] = s.weights ? ((const A*)s.weights)[id] : A(1);
+    }
+    return bad;
+  }
+
+  void decode_probabilities() {
+    load_values(s.target_type, s.target, t, A(0));
+    for (int64_t i = 0; i < count; ++i) {
+      p.counted[i] = 1;
+      p.label[i] = -1;  // a tile of class ids may have been here before
+    }
+  }
+
+  int64_t decode() {
+    load_values(s.dtype, s.input, x, -A(INFINITY));
+    if (s.adjustment) adjust();
+    for (int64_t i = 0; i < count; ++i) p.upstream[i] = 1;
+    if (s.upstream) read(s.upstream_type, s.upstream, begin, count, p.upstream);
+    int64_t bad = -1;
+    if (s.class_ids)
+      bad = decode_ids();
+    else
+      decode_probabilities();
+    for (int64_t i = count; i < lanes; ++i) {
+      p.counted[i] = p.weight[i] = p.top[i] = p.own[i] = p.upstream[i] = 0;
+      p.label[i] = -1;
+      for (A* sum : {p.others, p.deficit, p.tops, p.hit, p.mass, p.rest_mass, p.top_mass}) sum[i] = 0;
+    }
+    return bad;
+  }
+
+  // An infinite logit takes all: the others become -inf beside it, and it 0.
+  void settle_infinities() {
+    for (int64_t i = 0; i < count; ++i) {
+      if (p.top[i] != A(INFINITY)) continue;
+      p.top[i] = 0;
+      for (int64_t c = 0; c < s.classes; ++c) {
+        A& v = *at(x, i, c);
+        v = v != v ? v : v == A(INFINITY) ? A(0) : -A(INFINITY);
+      }
+    }
+  }
+
+  void take_labels_out() {
+    for (int64_t i = 0; i < count; ++i) {
+      p.own[i] = p.label[i] < 0 ? A(0) : *at(x, i, p.label[i]);
+      if (p.label[i] >= 0) *at(x, i, p.label[i]) = -A(INFINITY);
+    }
+  }
+
+  // f(sweep, i) for every vector of positions, or row.
+  template <bool kRows, class F>
+  void sweep(F f) {
+    Sweep<A, kRows> v{nullptr, nullptr, (const A*)s.weights, 0, 0};
+    v.n = kRows ? (s.classes + W - 1) / W : s.classes;
+    v.stride = kRows ? W : s.stride();
+    for (int64_t i = 0; i < count; i += kRows ? 1 : W) {
+      v.x = at(x, i, 0);
+      v.t = at(t, i, 0);
+      f(v, i);
+    }
+  }
+
+  template <bool kRows>
+  void run() {
+    sweep<kRows>([&](auto& v, int64_t i) { v.find_top(p, i); });
+    settle_infinities();
+    if (s.class_ids) {
+      if (s.smoothing != 0) sweep<kRows>([&](auto& v, int64_t i) { v.find_deficit(p, i); });
+      take_labels_out();
+      const int64_t bytes = size_of(s.dtype);
+      const char* ahead = (const char*)s.input + (begin + s.tile) * s.classes * bytes;
+      sweep<kRows>([&](auto& v, int64_t i) { v.exponentiate(p, i, ahead + i * s.classes * bytes, W * bytes); });
+      finish_ids(s, p, lanes);
+    } else {
+      sweep<kRows>([&](auto& v, int64_t i) { v.exponentiate_probabilities(s, p, i); });
+      finish_probabilities(s, p, lanes);
+    }
+    if (!s.grad) return;
+    // Rows close up as they are written: each begins at or before where it was read, and runs over into the next.
+    sweep<kRows>([&](auto& v, int64_t i) {
+      A* out = kRows ? x + i * s.classes : v.x;
+      if (s.class_ids)
+        v.differentiate(s, p, i, out);
+      else
+        v.differentiate_probabilities(s, p, i, out);
+      if (kRows && p.label[i] >= 0) out[p.label[i]] = p.at_label[i];
+    });
+    if constexpr (!kRows)
+      for (int64_t i = 0; i < count; ++i)
+        if (p.label[i] >= 0) *at(x, i, p.label[i]) = p.at_label[i];
+  }
+
+  void write_gradient() {
+    if (s.by_rows) return write_all(s.dtype, x, begin * s.classes, count * s.classes, s.grad, s.past_caches);
+    if (s.inner == 1) {
+      transpose(s, count, [&](int64_t to, int64_t from) { lines[to] = x[from]; });
+      return write_all(s.dtype, lines, begin * s.classes, count * s.classes, s.grad, s.past_caches);
+    }
+    for_each_run(s, begin, count, [&](int64_t i, int64_t n, int64_t offset) {
+      for (int64_t c = 0; c < s.classes; ++c)
+        write_all(s.dtype, at(x, i, c), offset + c * s.inner, n, s.grad, s.past_caches);
+    });
+  }
+
+  double sum_of_losses() const {
+    Sum sum;
+    for (int64_t i = 0; i < lanes; i += W) sum.add(load(p.loss + i));
+    return sum.total();
+  }
+};
+
+template <class A>
+int64_t run_tiles(const SoftmaxLoss& s, int64_t first, int64_t last, void* scratch) {
+  static thread_local Positions<A> positions;
+  const FlushDenormals flush;
+  int64_t bad = -1;
+  for (int64_t i = first; i < last; ++i) {
+    SoftmaxTile<A> tile(s, positions, (A*)scratch, i);
+    const int64_t here = tile.decode();
+    if (bad < 0) bad = here;
+    if (s.by_rows)
+      tile.template run<true>();
+    else
+      tile.template run<false>();
+    if (s.partial_sums) s.partial_sums[i] = tile.sum_of_losses();
+    if (s.loss) write(s.loss_type, positions.loss, tile.begin, tile.count, s.loss);
+    if (s.grad) tile.write_gradient();
+  }
+#if defined(__SSE2__)
+  if (s.past_caches) _mm_sfence();
+#endif
+  return bad;
+}
+
+int64_t softmax_loss(const SoftmaxLoss& s, int64_t first, int64_t last, void* scratch) {
+  return s.dtype == Type::kF64 ? run_tiles<double>(s, first, last, scratch) : run_tiles<float>(s, first, last, scratch);
+}
