@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import imbal_kernels as ik
-from bench import harness, peers
+from bench import accuracy_family, harness, peers
 
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 BANDS = ((20.0, 1.5e-6), (80.0, 1e-5))  # |x| up to, and the bound there over 1 + gamma
@@ -174,8 +174,28 @@ def report() -> str:
                 worst = [torch.stack([found[n, t][index][band] for t in (False, True)]) for n in names]
                 rows.append([f"{gamma:g}", f"{(1 + gamma) * bound:.1e}", *map(_digits, worst)])
             parts.append(_table(["gamma", "our bound", *names], rows))
-    return "\n".join(parts + _softmax_tables()) + "\n"
+    return "\n".join(parts + _family_table() + _softmax_tables()) + "\n"
 
+
+def _family_table() -> list[str]:
+    x = logits()[::4]
+    rows = []
+    for name, loss in accuracy_family.LOSSES.items():
+        row = [name]
+        for edge, bound in BANDS:
+            worst = accuracy_family.worst(name, x[x.abs() <= edge])
+            row += [f"{(1 + loss.exponent) * bound:.1e}", *map(_digits, worst)]
+        rows.append(row)
+    band = [f"{what}, {edge:g}" for edge, _ in BANDS for what in ("bound", "loss", "gradient")]
+    return [_FAMILY, _table(["loss", *band], rows)]
+
+
+_FAMILY = """
+## Quality focal, varifocal and asymmetric loss: ours
+
+Targets 0, 0.25, 0.9 and 1, x in steps of 1, up to 20 and up to 80. The error is relative to the value for a hard
+target, and to the sum of the magnitudes of its terms where p - t or p - clip cancel (`bench/truth.py`).
+"""
 
 _SOFTMAX_HEAD = """
 # Accuracy of the softmax focal loss

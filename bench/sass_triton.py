@@ -52,15 +52,18 @@ class Case:
 
 
 def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int64, dense=False, smoothing=0.0,
-                   loss=sigmoid.SUM, weight=None, upstream=None, alpha=0.25, index=0):  # fmt: skip
+                   loss=sigmoid.SUM, weight=None, upstream=None, alpha=0.25, index=0,
+                   scored=False, formula="focal", gamma_pos=0.0, clip=0.0):  # fmt: skip
     """The launch that the wrapper would make, on tensors without data."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     logits = torch.empty(ROWS, classes, dtype=dtype, device="meta")
     targets = torch.empty((ROWS, classes) if dense else ROWS, dtype=target, device="meta")
     weights = None if weight is None else torch.empty(weight, dtype=compute, device="meta")
     grads = None if upstream is None else torch.empty(upstream, dtype=compute, device="meta")
+    scores = torch.empty(ROWS, dtype=compute, device="meta") if scored else None
     _, _, launches = sigmoid.plan(
-        logits, targets, weights, None, None, None, grads, alpha, gamma, smoothing, 1.0, -100, loss, True, False
+        logits, targets, weights, None, None, None, grads, alpha, gamma, smoothing, 1.0, -100, loss, True, False,
+        scores, formula, gamma_pos, clip,
     )
     return launches[index]
 
@@ -97,6 +100,7 @@ def _softmax(classes, taken=(), positions=(), **options):
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 TAIL = (True,)  # the branch over the last elements of the last program
+ASYMMETRIC = {"alpha": -1.0, "gamma": 4.0, "gamma_pos": 1.0, "clip": 0.05, "formula": "asymmetric"}
 CASES = {
     "focal fp32 C=80": _case(),
     "focal bf16 C=80": _case(dtype=BF16),
@@ -117,6 +121,15 @@ CASES = {
     "focal fp32 dense float": _case(target=FP32, dense=True),
     "focal fp32 smoothing, general gamma": _case(gamma=2.7, smoothing=0.1),
     "focal fp64": _case(None, dtype=FP64),
+    "quality fp32 scores C=80": _case(alpha=-1.0, scored=True, formula="quality_focal"),
+    "quality bf16 scores C=91": _case(TAIL, classes=91, dtype=BF16, alpha=-1.0, scored=True, formula="quality_focal"),
+    "quality fp32 dense float": _case(alpha=-1.0, target=FP32, dense=True, formula="quality_focal"),
+    "varifocal fp32 scores C=80": _case(alpha=0.75, scored=True, formula="varifocal"),
+    "varifocal fp32 dense float": _case(alpha=0.75, target=FP32, dense=True, formula="varifocal"),
+    "asymmetric fp32 C=80": _case(**ASYMMETRIC),
+    "asymmetric bf16 C=80": _case(dtype=BF16, **ASYMMETRIC),
+    "asymmetric fp32 dense bool": _case(target=torch.bool, dense=True, **ASYMMETRIC),
+    "asymmetric fp32 no clip C=80": _case(**ASYMMETRIC | {"clip": 0.0}),
     "softmax fp32 C=10": _softmax(10),
     "softmax fp32 C=64": _softmax(64),
     "softmax fp32 C=80": _softmax(80),

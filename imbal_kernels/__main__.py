@@ -1,10 +1,12 @@
-"""`python -m imbal_kernels doctor | demo | bench`."""
+"""`python -m imbal_kernels doctor | recommend | demo | bench`."""
 
 import argparse
+import csv
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
-from imbal_kernels import __version__, doctor
+from imbal_kernels import __version__, doctor, strategy
 
 DEMO_EXTRA = ("sklearn", "matplotlib", "tqdm")
 
@@ -19,6 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "doctor", help="say what this installation can do, and what to do about what it can't"
     )
+    advise = commands.add_parser(
+        "recommend", help="say which remedy fits the labels of a table, why, and the call to make"
+    )
+    advise.add_argument("file", help="CSV with a header")
+    advise.add_argument("--column", required=True, metavar="NAME", help="the column of labels")
+    advise.add_argument("--task", choices=strategy.TASKS, default="tabular")
     demo = commands.add_parser(
         "demo", help="train with and without the remedies for imbalance, and draw the outcome"
     )
@@ -29,10 +37,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _bench(argv[1:])
     if argv[:1] == ["demo"]:
         return _demo(parser, demo, argv)
-    if parser.parse_args(argv).command == "doctor":
+    args = parser.parse_args(argv)
+    if args.command == "doctor":
         return doctor.main()
+    if args.command == "recommend":
+        return _recommend(args.file, args.column, args.task)
     parser.print_help(sys.stderr)
     return 2  # as for any other call that argparse can't read
+
+
+def _recommend(file: str, column: str, task: str) -> int:
+    try:
+        counts = _column_counts(file, column)
+        advice = strategy.recommend(counts, task)
+    except (OSError, ValueError, csv.Error) as error:
+        print(f"{file}: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
+        return 1
+    total, width = sum(counts.values()), max(len("class"), *map(len, counts))
+    print(f"{'class':{width}} {'examples':>12} {'share':>8} {'weight':>9}")
+    for name, n in counts.most_common():
+        print(f"{name:{width}} {n:12,} {n / total:8.2%} {total / (len(counts) * n):9.4g}")
+    print(f"\n{advice}")
+    return 0
+
+
+def _column_counts(file: str, column: str) -> Counter[str]:
+    with open(file, newline="", encoding="utf-8-sig") as lines:
+        rows = csv.reader(lines)
+        header = next(rows, [])
+        if header.count(column) != 1:
+            what = "no column" if column not in header else "more than one column"
+            raise ValueError(f"{what} named {column!r}; there are {', '.join(map(repr, header)) or 'none'}")
+        at, counts = header.index(column), Counter[str]()
+        for row in rows:
+            if not row:
+                continue  # a blank line
+            if len(row) <= at or not row[at].strip():
+                raise ValueError(f"line {rows.line_num} has no value in column {column!r}")
+            counts[row[at].strip()] += 1
+    if not counts:
+        raise ValueError(f"column {column!r} has no rows")
+    return counts
 
 
 def _demo(

@@ -15,13 +15,20 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NORMALIZERS = ("positives", "positives_per_image")
+# Formula -> its exponent's name and least value; that of a user's formula is not used.
+FORMULAS = {
+    "focal": ("gamma", 0.0),
+    "quality_focal": ("beta", 1.0),
+    "varifocal": ("gamma", 0.0),
+    "asymmetric": ("gamma_neg", 0.0),
+}
 
 
 class SigmoidProblem(NamedTuple):
-    """A sigmoid loss with nothing left to decide.
+    """A sigmoid loss with nothing left to decide; the tensors come first.
 
-    L = scale * scale_tensor * weight * alpha_t * k^gamma * B, summed unless `elementwise`;
-    `weight`, `pos_weight` and `alpha_per_class` are 2-d, broadcast to `input` and have the dtype
+    L = scale * scale_tensor * weight * formula(input, target), summed unless `elementwise`; `weight`,
+    `pos_weight` and `alpha_per_class` are 2-d and broadcast to `input`. Like `scores` they have the dtype that
     arithmetic is done in.
 
     A detector's head keeps its layout: `input` is then (images, anchors, C, positions), `target` (images, anchors,
@@ -33,9 +40,13 @@ class SigmoidProblem(NamedTuple):
     weight: Tensor | None
     pos_weight: Tensor | None
     alpha_per_class: Tensor | None
+    scores: Tensor | None  # (N,): the target of a row's class, 1 without it
     scale_tensor: Tensor | None
+    formula: str  # one of FORMULAS, or the key of a user's own
     alpha: float
-    gamma: float
+    gamma: float  # of the formula's negatives, where it has two exponents; quality focal loss's beta
+    gamma_pos: float
+    clip: float
     label_smoothing: float
     scale: float
     ignore_index: int
@@ -75,6 +86,10 @@ def sigmoid_problem(
     loss_weight: float | Tensor,
     process_group: Any,
     count: Count,
+    formula: str = "focal",
+    scores: Tensor | None = None,
+    gamma_pos: float = 0.0,
+    clip: float = 0.0,
 ) -> SigmoidProblem:
     """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale."""
     check_reduction(reduction, normalizer, process_group)
@@ -82,18 +97,26 @@ def sigmoid_problem(
     dense = _targets_are_dense(input_name, target_name, input, target)
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    check_options(gamma, label_smoothing, ignore_index, loss_weight)
+    exponent, least = FORMULAS.get(formula, ("gamma", 0.0))
+    check_options(gamma, label_smoothing, ignore_index, loss_weight, exponent, least)
+    check_number("gamma_pos", gamma_pos, 0.0, math.inf)
+    check_number("clip", clip, 0.0, 1.0)
 
-    alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
+    if formula == "varifocal":
+        check_number("alpha", alpha, 0.0, math.inf)  # a factor of negatives alone, so it may pass 1
+        alpha_scalar, alphas = float(alpha), None
+    else:
+        alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
     weights = None if weight is None else _weight(weight, input, input_name, dtype)
     pos_weights = None if pos_weight is None else _pos_weight(pos_weight, input, input_name, dtype)
-    head = None if dense or reduction == "none" else _head(input)
+    head = None if dense or scores is not None or reduction == "none" else _head(input)
     if head is None:
         rows = input.reshape(-1, classes).contiguous()
         flat_target = target.reshape(rows.shape if dense else (rows.shape[0],)).contiguous()
     else:
         rows = head
         flat_target = _by_anchor(target, head).contiguous()
+    flat_scores = None if scores is None else _scores(scores, input, input_name, target_name, dense, dtype)
 
     divisor: float | Tensor = 1.0
     if isinstance(normalizer, Tensor):
@@ -117,9 +140,13 @@ def sigmoid_problem(
         weight=weights,
         pos_weight=pos_weights,
         alpha_per_class=alphas,
+        scores=flat_scores,
         scale_tensor=scale_tensor,
+        formula=formula,
         alpha=alpha_scalar,
         gamma=float(gamma),
+        gamma_pos=float(gamma_pos),
+        clip=float(clip),
         label_smoothing=float(label_smoothing),
         scale=scale,
         ignore_index=ignore_index,
@@ -207,14 +234,21 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, (bool, Tensor)) or not isinstance(value, (float, int, Real, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a number, got {_kind(value)}")
     if not low <= value <= high or value in (-math.inf, math.inf):  # type: ignore[operator]  # typeshed's Real
-        half_open = "finite and at least 0" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        half_open = f"finite and at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         bound = "finite" if math.isinf(low) else half_open
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
-def check_options(gamma: float, label_smoothing: float, ignore_index: int, loss_weight: float | Tensor) -> None:
-    """The numbers that every family takes."""
-    check_number("gamma", gamma, 0.0, math.inf)
+def check_options(
+    gamma: float,
+    label_smoothing: float,
+    ignore_index: int,
+    loss_weight: float | Tensor,
+    exponent: str = "gamma",
+    least: float = 0.0,
+) -> None:
+    """The numbers that every family takes; the exponent by the name that its loss gives it."""
+    check_number(exponent, gamma, least, math.inf)
     check_number("label_smoothing", label_smoothing, 0.0, 1.0)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {_kind(ignore_index)}")
@@ -337,6 +371,23 @@ def _pos_weight(pos_weight: Tensor, input: Tensor, input_name: str, dtype: torch
         raise TypeError(f"pos_weight must be a Tensor or None, got {_kind(pos_weight)}: pass torch.tensor(...)")
     check_constant("pos_weight", pos_weight, input)
     return _broadcast("pos_weight", pos_weight, input, input_name, dtype)
+
+
+def _scores(
+    scores: Tensor, input: Tensor, input_name: str, target_name: str, dense: bool, dtype: torch.dtype
+) -> Tensor:
+    """One score a row, (N,); its values are checked with the class ids."""
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"scores must be a Tensor or None, got {_kind(scores)}: pass torch.tensor(...)")
+    if dense:
+        raise ValueError(f"scores go with class ids; {target_name} of the shape of {input_name} are scores themselves")
+    check_same_device("scores", scores, input)
+    if scores.dtype not in FLOATS:
+        raise TypeError(f"scores must be float32, bfloat16, float16 or float64, got {scores.dtype}")
+    if scores.shape != input.shape[:-1]:
+        raise ValueError(f"scores must have the shape of {target_name}, {tuple(input.shape[:-1])}, "
+                         f"got {tuple(scores.shape)}")  # fmt: skip
+    return scores.to(dtype).reshape(-1).contiguous()
 
 
 def _per_image(

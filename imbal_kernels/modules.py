@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from imbal_kernels import dense, functional
+from imbal_kernels import dense, functional, sigmoid_losses
 
 
 class _Loss(nn.Module):
@@ -92,6 +92,87 @@ class BinaryCrossEntropyWithLogits(_Loss):
 
 
 BCEWithLogitsLoss = BinaryCrossEntropyWithLogits
+
+
+class QualityFocalLoss(_Loss):
+    """`quality_focal_loss` as a module: same arguments, same defaults; `scores` go to the call."""
+
+    def __init__(
+        self,
+        beta: float = 2.0,
+        reduction: str = "none",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            beta=beta, reduction=reduction, weight=weight, pos_weight=pos_weight,
+            label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
+            loss_weight=loss_weight, process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, inputs: Tensor, targets: Tensor, scores: Tensor | None = None) -> Tensor:
+        return sigmoid_losses.quality_focal_loss(inputs, targets, scores=scores, **self.arguments())
+
+
+class VarifocalLoss(_Loss):
+    """`varifocal_loss` as a module: same arguments, same defaults; `scores` go to the call."""
+
+    def __init__(
+        self,
+        alpha: float = 0.75,
+        gamma: float = 2.0,
+        reduction: str = "none",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            alpha=alpha, gamma=gamma, reduction=reduction, weight=weight, pos_weight=pos_weight,
+            label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
+            loss_weight=loss_weight, process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, inputs: Tensor, targets: Tensor, scores: Tensor | None = None) -> Tensor:
+        return sigmoid_losses.varifocal_loss(inputs, targets, scores=scores, **self.arguments())
+
+
+class AsymmetricLoss(_Loss):
+    """`asymmetric_loss` as a module: same arguments, same defaults."""
+
+    def __init__(
+        self,
+        gamma_neg: float = 4.0,
+        gamma_pos: float = 1.0,
+        clip: float = 0.05,
+        reduction: str = "none",
+        *,
+        weight: Tensor | None = None,
+        pos_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        normalizer: float | Tensor | str | None = None,
+        loss_weight: float | Tensor = 1.0,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(
+            gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip, reduction=reduction, weight=weight,
+            pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
+            normalizer=normalizer, loss_weight=loss_weight, process_group=process_group,
+        )  # fmt: skip
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return sigmoid_losses.asymmetric_loss(inputs, targets, **self.arguments())
 
 
 class CrossEntropyLoss(_Loss):

@@ -236,6 +236,9 @@ def test_document_is_current():
             if len(columns) in (len(accuracy.IMPLEMENTATIONS) + 1, len(accuracy.SOFTMAX) + 1) and index == 1:
                 limit = float(columns[0][0])  # our bound
                 assert float(old) <= limit and float(new) <= limit, before
+            elif len(columns) == 6:  # two bands of bound, loss, gradient
+                limit = float(columns[index // 3 * 3][0])
+                assert float(old) <= limit and float(new) <= limit, before
             elif "NaN" in (old, new):
                 assert old == new, f"{before}\n{after}"
             elif float(old) > 1e-5:

@@ -16,6 +16,13 @@ def bce(x=X, t=T, **options):
     return lambda: ik.binary_cross_entropy_with_logits(x, t, **options)
 
 
+def quality(x=X, t=IDS, **options):
+    return lambda: ik.quality_focal_loss(x, t, **options)
+
+
+SQUARED = ik.Formula(lambda x, t: (torch.sigmoid(x) - t) ** 2)
+
+
 def grad(*shape):
     return torch.ones(shape, requires_grad=True)
 
@@ -135,6 +142,56 @@ CASES = [
     (focal(process_group=object()), ValueError,
      "process_group is not supported yet: pass normalizer, averaged over ranks, instead"),
     (lambda: ik.SigmoidFocalLoss(gamma=-1)(X, T), ValueError, "gamma must be finite and at least 0, got -1"),
+    # quality focal, varifocal, asymmetric
+    (quality(beta=0.5), ValueError, "beta must be finite and at least 1, got 0.5"),
+    (quality(beta=torch.tensor(2.0)), TypeError, numbers("beta", "Tensor")),
+    (quality(scores=[1.0]), TypeError, "scores must be a Tensor or None, got list: pass torch.tensor(...)"),
+    (quality(scores=torch.ones(4, 3)), ValueError, "scores must have the shape of targets, (4,), got (4, 3)"),
+    (quality(scores=torch.ones(4).long()), TypeError,
+     "scores must be float32, bfloat16, float16 or float64, got torch.int64"),
+    (quality(scores=torch.ones(4, device="meta")), ValueError, f"scores {DEVICE}"),
+    (quality(t=T, scores=torch.ones(4)), ValueError,
+     "scores go with class ids; targets of the shape of inputs are scores themselves"),
+    (quality(scores=torch.tensor([0.5, 1.5, 0.0, 0.0])), ValueError,
+     "score 1.5 at row 1 is out of range: scores must be in [0, 1]"),
+    (quality(t=torch.tensor([0, 7, 0, 0]), scores=torch.ones(4)), ValueError,
+     f"target 7 at row 1 is out of range: {IDS_RANGE}"),
+    (quality(t=T + 2), ValueError, f"target 2 at row 0, class 0 {OUT_OF_RANGE}"),
+    (quality(weight=torch.ones(4)), ValueError, PER_CLASS),
+    (lambda: ik.varifocal_loss(X, T, alpha=-0.1), ValueError, "alpha must be finite and at least 0, got -0.1"),
+    (lambda: ik.varifocal_loss(X, T, alpha=torch.ones(3)), TypeError, numbers("alpha", "Tensor")),
+    (lambda: ik.varifocal_loss(X, T, gamma=-1), ValueError, "gamma must be finite and at least 0, got -1"),
+    (lambda: ik.asymmetric_loss(X, T, gamma_neg=-1), ValueError, "gamma_neg must be finite and at least 0, got -1"),
+    (lambda: ik.asymmetric_loss(X, T, gamma_pos=-1), ValueError, "gamma_pos must be finite and at least 0, got -1"),
+    (lambda: ik.asymmetric_loss(X, T, clip=-0.1), ValueError, "clip must be in [0, 1], got -0.1"),
+    (lambda: ik.asymmetric_loss(X, T, clip=1.5), ValueError, "clip must be in [0, 1], got 1.5"),
+    (lambda: ik.asymmetric_loss(X, T, clip=None), TypeError, numbers("clip", "NoneType")),
+    (lambda: ik.AsymmetricLoss(reduction="max")(X, T), ValueError, "max is not a valid value for reduction"),
+    # a formula of one's own
+    (lambda: ik.elementwise_loss(torch.square, X, T), TypeError,
+     "formula must be an imbal_kernels.Formula, made once, got builtin_function_or_method"),
+    (lambda: ik.elementwise_loss(SQUARED, X, torch.zeros(4)), TypeError,
+     "targets of shape (4,): class ids must be integers, got torch.float32"),
+    (lambda: ik.elementwise_loss(SQUARED, X, T, normalizer=2.0), ValueError,
+     'normalizer divides a sum: it needs reduction="mean" or "sum", got "none"'),
+    (lambda: ik.Formula(3), TypeError, "torch must be a function (x, t) -> loss, got int"),
+    (lambda: ik.Formula(torch.mul, torch.mul), TypeError,
+     "triton must be a triton.jit function, got builtin_function_or_method"),
+    # the strategy
+    (lambda: ik.recommend(), TypeError, "recommend() takes counts or labels, one of the two"),
+    (lambda: ik.recommend([1, 2], labels=[0, 1]), TypeError, "recommend() takes counts or labels, one of the two"),
+    (lambda: ik.recommend([9, 1], "regression"), ValueError,
+     "task must be one of ('classification', 'tabular', 'detection'), got 'regression'"),
+    (lambda: ik.recommend(3), TypeError, "counts must be a mapping, sequence, array or tensor, got int"),
+    (lambda: ik.recommend("abc"), TypeError, "counts must be a mapping, sequence, array or tensor, got str"),
+    (lambda: ik.recommend([]), ValueError, "counts must not be empty"),
+    (lambda: ik.recommend(torch.ones(2, 2).long()), ValueError, "counts must be one-dimensional"),
+    (lambda: ik.recommend([9.5, 1.0]), TypeError, "counts must be integers, got 9.5"),
+    (lambda: ik.recommend({"a": 3, "b": 1.5}), TypeError, "counts must be integers, got 1.5 for class 'b'"),
+    (lambda: ik.recommend([50, 50, 0]), ValueError,
+     "counts must be positive, got 0 for class 2; labels go in as labels=..."),
+    (lambda: ik.recommend({"a": 3}), ValueError, "an imbalance needs two classes or more, got 1"),
+    (lambda: ik.recommend(labels=["x"] * 9), ValueError, "an imbalance needs two classes or more, got 1"),
     # counts and weights
     (lambda: ik.class_counts([0], 2), TypeError, "labels must be a Tensor, got list"),
     (lambda: ik.class_counts(X, 2), TypeError, "labels must be integers, got torch.float32"),

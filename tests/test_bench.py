@@ -254,8 +254,7 @@ def test_gpu_check_refuses_to_pretend(tmp_path, capsys):
     assert "PyTorch sees no GPU here" in capsys.readouterr().err
 
 
-def test_gpu_check_knows_every_kernel(tmp_path):
-    """The suite and both sanitizers run the CUDA library's tests, the static report the search."""
+def test_gpu_check_runs_the_cuda_kernels_under_both_sanitizers(tmp_path):
     parts = {part.name: part for part in gpu_check.parts(tmp_path)}
     for tool in ("memcheck", "racecheck"):
         command = parts[tool].command

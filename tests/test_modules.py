@@ -12,8 +12,11 @@ import imbal_kernels as ik
 PAIRS = [
     (ik.SigmoidFocalLoss, ik.sigmoid_focal_loss),
     (ik.BinaryCrossEntropyWithLogits, ik.binary_cross_entropy_with_logits),
+    (ik.QualityFocalLoss, ik.quality_focal_loss),
+    (ik.VarifocalLoss, ik.varifocal_loss),
+    (ik.AsymmetricLoss, ik.asymmetric_loss),
 ]
-both = pytest.mark.parametrize("module, function", PAIRS, ids=["focal", "bce"])
+both = pytest.mark.parametrize("module, function", PAIRS, ids=["focal", "bce", "quality", "varifocal", "asymmetric"])
 
 
 def options(device="cpu"):
@@ -30,7 +33,7 @@ def problem(device):
 
 @both
 def test_same_arguments_and_defaults(module, function):
-    expected = list(inspect.signature(function).parameters.values())[2:]
+    expected = [p for p in inspect.signature(function).parameters.values() if p.name != "scores"][2:]
     actual = list(inspect.signature(module).parameters.values())
     assert [(p.name, p.kind, p.default) for p in actual] == [(p.name, p.kind, p.default) for p in expected]
     for mirror in (getattr(ik.reference, function.__name__),):
@@ -81,6 +84,13 @@ def test_repr_and_change(module, function):
     loss.reduction = "none"
     loss.weight = None
     assert torch.equal(loss(*problem("cpu")), function(*problem("cpu"), reduction="none"))
+
+
+@pytest.mark.parametrize("module, function", PAIRS[2:4], ids=["quality", "varifocal"])
+def test_scores_go_to_the_call(module, function, device):
+    x, t = problem(device)
+    scores = torch.tensor([0.5, 0.0, 0.25, 0.0], device=device)
+    assert torch.equal(module(reduction="sum")(x, t, scores), function(x, t, reduction="sum", scores=scores))
 
 
 def test_alpha_per_class_is_a_buffer():

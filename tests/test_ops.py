@@ -12,11 +12,19 @@ import imbal_kernels as ik
 from imbal_kernels.ops import sigmoid as ops
 
 raw = torch.ops.imbal_kernels
+SQUARED = ik.Formula(lambda x, t: (torch.sigmoid(x) - t) ** 2)
 LOSSES = {
     "focal": lambda x, t: ik.sigmoid_focal_loss(x, t, reduction="mean"),
     "focal, none": lambda x, t: ik.sigmoid_focal_loss(x, t),
     "focal, positives": lambda x, t: ik.sigmoid_focal_loss(x, t, gamma=1.5, reduction="sum", normalizer="positives"),
     "bce": lambda x, t: ik.binary_cross_entropy_with_logits(x, t, pos_weight=torch.full((5,), 2.0, device=x.device)),
+    "quality": lambda x, t: ik.quality_focal_loss(x, t, reduction="mean"),
+    "quality, scores": lambda x, t: ik.quality_focal_loss(
+        x, t, reduction="sum", **({} if t.shape == x.shape else {"scores": x[..., 0].detach().sigmoid()})
+    ),
+    "varifocal": lambda x, t: ik.varifocal_loss(x, t, reduction="sum", normalizer="positives"),
+    "asymmetric": lambda x, t: ik.asymmetric_loss(x, t),
+    "own formula": lambda x, t: ik.elementwise_loss(SQUARED, x, t, "mean"),
     "focal module": ik.SigmoidFocalLoss(reduction="sum", label_smoothing=0.1),
     "bce module": ik.BCEWithLogitsLoss(),
 }
@@ -84,7 +92,7 @@ def test_compile(name, kind, device):
         torch.testing.assert_close(compiled(x, t), LOSSES[name](x, t), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "own formula"])
 def test_compiled_code_calls_the_kernels(name, device):
     """And not the reference, which a compiler could trace just as well."""
     torch._dynamo.reset()
@@ -113,7 +121,10 @@ def test_compiled_code_refuses_a_bad_label(device):
             compiled(x, ids)
 
 
-COMPILED = [("focal", "aot_eager"), ("focal, positives", "aot_eager"), ("focal", "inductor")]
+COMPILED = [
+    *((name, "aot_eager") for name in ("focal", "focal, positives", "quality, scores", "asymmetric", "own formula")),
+    ("focal", "inductor"),
+]
 
 
 @pytest.mark.parametrize("name, backend", COMPILED)

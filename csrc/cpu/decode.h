@@ -73,7 +73,7 @@ struct Fill {
   }
 };
 
-// One id per row of classes.
+// One id per row of classes. A positive's target is its score, where there are scores.
 template <class A>
 void decode_rows(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
   for (int64_t row = at.line, first = -at.offset; first < n; ++row, first += s.classes) {
@@ -82,7 +82,9 @@ void decode_rows(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64
       const int64_t last = first + s.classes;
       fill(first > 0 ? first : 0, last < n ? last : n, kIgnored);
     } else if (id >= 0 && id < s.classes) {
-      if (first + id >= 0 && first + id < n) fill(first + id, first + id + 1, 1);
+      const A score = s.scores ? ((const A*)s.scores)[row] : A(1);
+      if (!(score >= 0 && score <= 1) && bad < 0) bad = row;
+      if (first + id >= 0 && first + id < n) fill(first + id, first + id + 1, score);
     } else if (id != -1 && id != s.classes && bad < 0) {
       bad = row;
     }
@@ -145,6 +147,7 @@ Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, in
   else if (s.target_type == Type::kI8) decode_positions<A, int8_t>(s, busy, fill, at, n, bad);
   else decode_positions<A, uint8_t>(s, busy, fill, at, n, bad);
   if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
+  if (s.scores && fill.targets.kind == kHard) fill.targets.kind = kSoft;
   if (s.smoothing == 0) return fill.targets;
   if (fill.targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
   return {kSoft, 0, n};

@@ -39,6 +39,14 @@ void resolve(const OptionalTensor& t, double& scalar, Factor& factor) {
   factor.col_stride = t->size(1) == 1 ? 0 : 1;
 }
 
+Formula formula_of(const std::string& name) {
+  if (name == "focal") return Formula::kFocal;
+  if (name == "quality_focal") return Formula::kQualityFocal;
+  if (name == "varifocal") return Formula::kVarifocal;
+  STD_TORCH_CHECK(name == "asymmetric", "imbal_kernels: unexpected formula ", name);
+  return Formula::kAsymmetric;
+}
+
 int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
 // A thread's share, in chunks, below which starting one costs more than it saves.
@@ -64,7 +72,7 @@ std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
     Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
     OptionalTensor alpha_per_class, OptionalTensor scale_tensor, OptionalTensor upstream, double alpha,
     double gamma, double label_smoothing, double scale, int64_t ignore_index, int64_t loss_mode,
-    bool want_grad, bool fp32_loss) {
+    bool want_grad, bool fp32_loss, OptionalTensor scores, std::string formula, double gamma_pos, double clip) {
   SigmoidLoss s{};
   const bool head = input.dim() == 4;  // (images, anchors, C, positions)
   s.rows = head ? input.size(0) * input.size(1) * input.size(3) : input.size(0);
@@ -76,8 +84,14 @@ std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
   s.target_type = type_of(target);
   s.target = target.const_data_ptr();
   s.ignore_index = ignore_index;
-  s.alpha = alpha;
+  s.formula = formula_of(formula);
+  const bool varifocal = s.formula == Formula::kVarifocal;
+  s.alpha = varifocal ? -1 : alpha;
+  s.negatives = varifocal ? alpha : 1;
   s.gamma = gamma;
+  s.gamma_pos = gamma_pos;
+  s.clip = clip;
+  s.scores = scores ? scores->const_data_ptr() : nullptr;
   s.smoothing = label_smoothing;
   s.scale = scale * (scale_tensor ? value(*scale_tensor) : 1.0);
   double scalar_weight = 1;

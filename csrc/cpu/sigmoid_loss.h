@@ -26,6 +26,8 @@ constexpr int64_t size_of(Type type) {
   }
 }
 
+enum class Formula : int8_t { kFocal, kQualityFocal, kVarifocal, kAsymmetric };
+
 struct SigmoidLoss {
   int64_t rows, classes;
   int64_t positions;  // 0: rows of classes. Else lines of positions, one line a class: a detector's head
@@ -36,13 +38,17 @@ struct SigmoidLoss {
   bool class_ids;     // target is (N,) ids, else (N, C) values
   const void* input;
   const void* target;
+  const void* scores;    // (N,), the targets of the rows' classes in the compute type; null: 1
   const void* upstream;  // (N, C), or null
   void* loss;            // (N, C), or null
   void* grad;            // (N, C), or null
   bool past_caches;      // store loss and gradient without a copy in the caches: they are large and aligned
   double* partial_sums;  // one per chunk, or null
   int64_t ignore_index;
-  double alpha, gamma, smoothing, pos_weight;
+  Formula formula;
+  double gamma, gamma_pos, clip, smoothing;
+  double negatives;  // varifocal loss's alpha; that of the others is below
+  double alpha, pos_weight;
   double scale;        // on loss and gradient
   double grad_scale;   // on the gradient alone
   Factor weight, pos_weights, alphas;  // null data where the scalar above says it all

@@ -104,13 +104,15 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
 
 template <class F, class A = typename F::A>
 Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const Operands<A>& o, int64_t vectors) {
-  if (targets.kind == kSoft) return anything<true>(formula, k, o, 0, vectors);
-  if (o.factor || o.upstream || o.loss) return anything<false>(formula, k, o, 0, vectors);
+  auto some = [&](int64_t first, int64_t last) {
+    if (targets.kind == kSoft || !F::kMirrors) return anything<true>(formula, k, o, first, last);
+    return anything<false>(formula, k, o, first, last);
+  };
+  if (o.factor || o.upstream || o.loss) return some(0, vectors);
   if (targets.kind == kBackground) return background(formula, k, o, 0, vectors);
   constexpr int W = Simd<A>::W;
   const int64_t first = targets.first / W, last = (targets.last + W - 1) / W;
-  return background(formula, k, o, 0, first) + anything<false>(formula, k, o, first, last) +
-         background(formula, k, o, last, vectors);
+  return background(formula, k, o, 0, first) + some(first, last) + background(formula, k, o, last, vectors);
 }
 
 // Denormals cost a hundred cycles each on x86 and carry nothing a gradient needs.
@@ -171,7 +173,7 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
 }
 
 template <class A>
-int64_t run_power(const SigmoidLoss& s, int64_t first, int64_t last) {
+int64_t run_focal(const SigmoidLoss& s, int64_t first, int64_t last) {
   if (s.gamma == 0) return run_chunks<Focal<A, kPower0>>(s, first, last);
   if (s.gamma == 1) return run_chunks<Focal<A, kPower1>>(s, first, last);
   if (s.gamma == 2) return run_chunks<Focal<A, kPower2>>(s, first, last);
@@ -179,6 +181,24 @@ int64_t run_power(const SigmoidLoss& s, int64_t first, int64_t last) {
   return run_chunks<Focal<A, kPowerAny>>(s, first, last);
 }
 
+template <class A>
+int64_t run_formula(const SigmoidLoss& s, int64_t first, int64_t last) {
+  switch (s.formula) {
+    case Formula::kFocal: return run_focal<A>(s, first, last);
+    case Formula::kQualityFocal:
+      if (s.gamma == 1) return run_chunks<QualityFocal<A, kPower1>>(s, first, last);
+      if (s.gamma == 2) return run_chunks<QualityFocal<A, kPower2>>(s, first, last);
+      return run_chunks<QualityFocal<A, kPowerAny>>(s, first, last);
+    case Formula::kVarifocal:
+      if (s.gamma == 0) return run_chunks<Varifocal<A, kPower0>>(s, first, last);
+      if (s.gamma == 2) return run_chunks<Varifocal<A, kPower2>>(s, first, last);
+      return run_chunks<Varifocal<A, kPowerAny>>(s, first, last);
+    default:
+      if (s.gamma == 4) return run_chunks<Asymmetric<A, kPower4>>(s, first, last);
+      return run_chunks<Asymmetric<A, kPowerAny>>(s, first, last);
+  }
+}
+
 int64_t sigmoid_loss(const SigmoidLoss& s, int64_t first, int64_t last) {
-  return s.dtype == Type::kF64 ? run_power<double>(s, first, last) : run_power<float>(s, first, last);
+  return s.dtype == Type::kF64 ? run_formula<double>(s, first, last) : run_formula<float>(s, first, last);
 }

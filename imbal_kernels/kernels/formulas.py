@@ -1,8 +1,9 @@
 """Element formulas, passed to the streaming kernel: (logit, target, weight, ...) -> (a, b, gradient).
 
-The loss is a * b: the kernel adds it up by one fused multiply-add. KIND is 2 * gamma for gamma in
-0, 1/2, 1, ..., 3 and GENERAL for any other, which stays a runtime scalar. ZERO: w, or the power of
-a smoothed target, may be 0, and so is the loss then, even of an infinite logit. A NaN stays one.
+The loss is a * b: the kernel adds it up by one fused multiply-add. parameters are (smoothing, gamma, gamma_pos,
+clip), KINDS (of gamma, of gamma_pos, whether there is a clip). A kind is 2 * gamma for gamma in 0, 1/2, 1, ..., 3, 4
+and GENERAL for any other, which stays a runtime scalar; gamma_pos may have gamma's, SAME. ZERO: w, or the power
+of a smoothed target, may be 0, and so is the loss then, even of an infinite logit. A NaN stays one.
 """
 
 import triton
@@ -11,6 +12,7 @@ import triton.language as tl
 from . import numerics as nm
 
 GENERAL = tl.constexpr(-1)
+SAME = tl.constexpr(-2)
 
 
 @triton.jit
@@ -22,17 +24,26 @@ def _gamma(gamma, KIND: tl.constexpr, T: tl.constexpr):
 
 
 @triton.jit
-def background(
-    x, target, w, pos_weight, smoothing, gamma, KIND, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr
-):
-    """Target 0. With p = sigmoid(x), q = 1 - p: loss = w p^gamma softplus(x),
-    dloss/dx = w p^gamma (p + gamma q softplus(x)).
-    """
-    if x.dtype == tl.float64:
-        e = tl.exp(-x)
+def _negative(z, w, gamma, KIND: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr):
+    if z.dtype == tl.float64:
+        e = tl.exp(-z)
     else:
-        e = nm.exp2(x * -nm.LOG2E, FAST)
-    return background_of(x, e, w, gamma, KIND, ZERO, TERMS, FAST)
+        e = nm.exp2(z * -nm.LOG2E, FAST)
+    return background_of(z, e, w, gamma, KIND, ZERO, TERMS, FAST)
+
+
+@triton.jit
+def background(
+    x, target, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Target 0. With p = sigmoid(x), q = 1 - p: loss = w p^gamma softplus(x),
+    dloss/dx = w p^gamma (p + gamma q softplus(x)); with a clip, see clipped.
+    """
+    if KINDS[2]:
+        return clipped(x, w, parameters, KINDS, TERMS, FAST)
+    else:
+        return _negative(x, w, parameters[1], KINDS[0], ZERO, TERMS, FAST)
 
 
 @triton.jit
@@ -59,66 +70,199 @@ def background_of(x, e, w, gamma, KIND: tl.constexpr, ZERO: tl.constexpr, TERMS:
 
 
 @triton.jit
+def _opposite(z, w, parameters, KINDS, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr):
+    """The positive's terms at z = -x, its gradient by z."""
+    if KINDS[1] == SAME:
+        return _negative(z, w, parameters[1], KINDS[0], ZERO, TERMS, FAST)
+    else:
+        return _negative(z, w, parameters[2], KINDS[1], ZERO, TERMS, FAST)
+
+
+@triton.jit
 def positive(
-    x, target, w, pos_weight, smoothing, gamma, KIND, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr
-):
+    x, target, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
     """Target 1: the background at -x. pos_weight and alpha are already in w."""
-    power, softplus, grad = background(-x, target, w, pos_weight, smoothing, gamma, KIND, ZERO, TERMS, FAST)
+    power, softplus, grad = _opposite(-x, w, parameters, KINDS, ZERO, TERMS, FAST)
     return power, softplus, -grad
 
 
 @triton.jit
 def hard(
-    x, target, w, pos_weight, smoothing, gamma, KIND, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr
-):
-    """Targets that are exactly 0 or 1."""
+    x, target, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Targets that are exactly 0 or 1, without a clip."""
     z = tl.where(target != 0, -x, x)
-    power, softplus, grad = background(z, target, w, pos_weight, smoothing, gamma, KIND, ZERO, TERMS, FAST)
+    power, softplus, grad = _negative(z, w, parameters[1], KINDS[0], ZERO, TERMS, FAST)
+    if KINDS[1] != SAME:
+        other_power, other_softplus, other_grad = _opposite(z, w, parameters, KINDS, ZERO, TERMS, FAST)
+        power = tl.where(target != 0, other_power, power)
+        softplus = tl.where(target != 0, other_softplus, softplus)
+        grad = tl.where(target != 0, other_grad, grad)
     return power, softplus, tl.where(target != 0, -grad, grad)
 
 
 @triton.jit
-def soft(
-    x, t, w, pos_weight, smoothing, gamma, KIND, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr
-):
-    """Any target in [0, 1], with label smoothing: k = t + p - 2 t p, t' = t (1 - s) + s / 2,
-    B = pos_weight t' softplus(-x) + (1 - t') softplus(x), loss = w k^gamma B.
-    """
+def _sides(x, TERMS: tl.constexpr, FAST: tl.constexpr):
+    """p, q, -log1p(-min(p, q)), softplus(x), softplus(-x)"""
     if x.dtype == tl.float64:
         e = tl.exp(-tl.abs(x))
-        TINY: tl.constexpr = 1e-300
-        HUGE: tl.constexpr = 1e308
     else:
         e = nm.exp2(tl.abs(x) * -nm.LOG2E, FAST)
-        TINY: tl.constexpr = 2.0**-126  # type: ignore[no-redef]
-        HUGE: tl.constexpr = 3e38  # type: ignore[no-redef]
     large = nm.reciprocal(1.0 + e, FAST)
     small = e * large
     p = tl.where(x < 0, small, large)
     q = tl.where(x < 0, large, small)
     tail = nm.minus_log1m(small, TERMS)
-    up = tail + tl.maximum(x, 0.0)
-    down = tail - tl.minimum(x, 0.0)
+    return p, q, tail, tail + tl.maximum(x, 0.0), tail - tl.minimum(x, 0.0)
 
-    s = smoothing.to(x.dtype)
-    weight_down = pos_weight * (t * (1.0 - s) + 0.5 * s)
-    weight_up = (1.0 - t) * (1.0 - s) + 0.5 * s
+
+@triton.jit
+def _smoothed(t, pos_weight, smoothing, T: tl.constexpr):
+    """pos_weight t', 1 - t'"""
+    s = smoothing.to(T)
+    return pos_weight * (t * (1.0 - s) + 0.5 * s), (1.0 - t) * (1.0 - s) + 0.5 * s
+
+
+@triton.jit
+def _entropy(sides, t, pos_weight, smoothing, T: tl.constexpr, FAST: tl.constexpr):
+    """B = pos_weight t' softplus(-x) + (1 - t') softplus(x), no more than the largest number, and dB/dx."""
+    p, q, tail, up, down = sides
+    weight_down, weight_up = _smoothed(t, pos_weight, smoothing, T)
     # Each product is at least weight * tail, which replaces 0 * inf at an infinite logit.
     bce = nm.maximum(weight_down * down, weight_down * tail, FAST)
     bce += nm.maximum(weight_up * up, weight_up * tail, FAST)
-    slope = weight_up * p - weight_down * q
+    HUGE: tl.constexpr = 1e308 if T == tl.float64 else 3e38
     finite = tl.minimum(bce, HUGE, propagate_nan=tl.PropagateNan.ALL)
-    if KIND == 0:
-        return w, tl.where(w == 0, finite, bce) if ZERO else bce, w * slope
+    return bce, finite, weight_up * p - weight_down * q
 
-    k = t * q + (1.0 - t) * p  # t + p - 2 t p without its cancellation
+
+@triton.jit
+def _tiny(T: tl.constexpr):
+    return 1e-300 if T == tl.float64 else 2.0**-126
+
+
+@triton.jit
+def _silent(power, bce, finite, ZERO: tl.constexpr):
+    return tl.where(power == 0, finite, bce) if ZERO else bce
+
+
+@triton.jit
+def soft(
+    x, t, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Any target in [0, 1], with label smoothing: k = t + p - 2 t p, t' = t (1 - s) + s / 2, loss = w k^gamma B."""
+    KIND: tl.constexpr = KINDS[0]
+    sides = _sides(x, TERMS, FAST)
+    p, q, tail, up, down = sides
+    bce, finite, slope = _entropy(sides, t, pos_weight, parameters[0], x.dtype, FAST)
+    if KIND == 0:
+        return w, _silent(w, bce, finite, ZERO), w * slope
+    else:
+        k = t * q + (1.0 - t) * p  # t + p - 2 t p without its cancellation
+        if KIND == GENERAL:
+            # k is q or p at a hard target: its logarithm is a softplus, exact where log2 is not.
+            minus_log = tl.where(t == 0, down, tl.where(t == 1, up, -nm.LN2 * nm.log2(k, FAST)))
+            power = w * nm.exp_of_product(minus_log, parameters[1] * nm.LOG2E, FAST)
+        else:
+            power = nm.times_power(w, k, KIND, FAST)
+        # d(k^gamma)/dx = gamma k^gamma (1 - 2 t) p q / k
+        ratio = (p * q) * nm.reciprocal(tl.maximum(k, _tiny(x.dtype)), FAST)
+        slope += _gamma(parameters[1], KIND, x.dtype) * (1.0 - 2.0 * t) * (ratio * finite)
+        return power, _silent(power, bce, finite, ZERO), power * slope
+
+
+@triton.jit
+def quality(
+    x, t, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Quality focal loss: d = p - t, loss = w |d|^beta B."""
+    KIND: tl.constexpr = KINDS[0]
+    sides = _sides(x, TERMS, FAST)
+    p, q, tail, up, down = sides
+    bce, finite, slope = _entropy(sides, t, pos_weight, parameters[0], x.dtype, FAST)
+    # From the smaller of p and q: exact for a hard target.
+    d = tl.where(x < 0, p - t, (1.0 - t) - q)
+    k = tl.abs(d)
     if KIND == GENERAL:
-        # k is q or p at a hard target: its logarithm is a softplus, exact where log2 is not.
         minus_log = tl.where(t == 0, down, tl.where(t == 1, up, -nm.LN2 * nm.log2(k, FAST)))
-        power = w * nm.exp_of_product(minus_log, gamma * nm.LOG2E, FAST)
+        power = w * nm.exp_of_product(minus_log, parameters[1] * nm.LOG2E, FAST)
     else:
         power = nm.times_power(w, k, KIND, FAST)
-    # d(k^gamma)/dx = gamma k^gamma (1 - 2 t) p q / k
-    ratio = (p * q) * nm.reciprocal(tl.maximum(k, TINY), FAST)
-    slope += _gamma(gamma, KIND, x.dtype) * (1.0 - 2.0 * t) * (ratio * finite)
-    return power, tl.where(power == 0, finite, bce) if ZERO else bce, power * slope
+    # d(|d|^beta)/dx = beta |d|^beta p q / d; the power silences d = 0
+    inverse = nm.reciprocal(tl.maximum(k, _tiny(x.dtype)), FAST)
+    ratio = (p * q) * tl.where(d < 0, -inverse, inverse)
+    slope += _gamma(parameters[1], KIND, x.dtype) * (ratio * finite)
+    return power, _silent(power, bce, finite, ZERO), power * slope
+
+
+@triton.jit
+def varifocal(
+    x, t, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Varifocal loss: w t B where t > 0, w p^gamma B elsewhere; alpha is in the w of those."""
+    KIND: tl.constexpr = KINDS[0]
+    sides = _sides(x, TERMS, FAST)
+    p, q, tail, up, down = sides
+    bce, finite, slope = _entropy(sides, t, pos_weight, parameters[0], x.dtype, FAST)
+    if KIND == GENERAL:
+        power = w * nm.exp_of_product(down, parameters[1] * nm.LOG2E, FAST)
+    else:
+        power = nm.times_power(w, p, KIND, FAST)
+    power = tl.where(t == 0, power, w * t)
+    if KIND != 0:
+        slope += tl.where(t == 0, _gamma(parameters[1], KIND, x.dtype) * (q * finite), 0.0)
+    return power, _silent(power, bce, finite, ZERO), power * slope
+
+
+@triton.jit
+def clipped(x, w, parameters, KINDS: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr):
+    """Target 0 of the asymmetric loss: y = max(p - clip, 0), u = -log(1 - y), loss = w y^gamma u,
+    dloss/dx = w y^gamma p q (gamma u / y + 1 / (1 - y)), 0 where y is. u is finite: 1 - y is at least the clip.
+    """
+    KIND: tl.constexpr = KINDS[0]
+    p, q, tail, up, down = _sides(x, TERMS, FAST)
+    clip = parameters[3]
+    above = tl.where(x < 0, p - clip, (1.0 - clip) - q)
+    y = tl.maximum(above, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    rest = q + clip  # 1 - y, where y is not 0
+    u = tl.where(y > 0.5, nm.log2(rest, FAST) * -nm.LN2, nm.minus_log1m(nm.minimum(y, 0.5, FAST), TERMS))
+    if KIND == GENERAL:
+        power = w * nm.exp_of_product(nm.log2(y, FAST) * -nm.LN2, parameters[1] * nm.LOG2E, FAST)
+    else:
+        power = nm.times_power(w, y, KIND, FAST)
+    slope = nm.reciprocal(rest, FAST)
+    if KIND != 0:
+        inverse = nm.reciprocal(tl.maximum(y, _tiny(x.dtype)), FAST)
+        slope += _gamma(parameters[1], KIND, x.dtype) * (u * inverse)
+    return power, u + y * 0.0, tl.where(above <= 0, 0.0, power * (p * q) * slope)
+
+
+@triton.jit
+def asymmetric(
+    x, t, w, pos_weight, parameters, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Any target: pos_weight t' times the loss of a positive and 1 - t' times that of a negative."""
+    weight_down, weight_up = _smoothed(t, pos_weight, parameters[0], x.dtype)
+    power, softplus, slope = _opposite(-x, weight_down, parameters, KINDS, True, TERMS, FAST)
+    loss, grad = power * softplus, -slope
+    power, softplus, slope = background(x, t, weight_up, pos_weight, parameters, KINDS, True, TERMS, FAST)
+    loss += power * softplus
+    HUGE: tl.constexpr = 1e308 if x.dtype == tl.float64 else 3e38
+    finite = tl.minimum(loss, HUGE, propagate_nan=tl.PropagateNan.ALL)
+    return w, _silent(w, loss, finite, ZERO), w * (grad + slope)
+
+
+@triton.jit
+def own(FUNCTION: tl.constexpr, x, t, w, ZERO: tl.constexpr):
+    """A user's formula, (logit, target) -> (loss, gradient), weighted."""
+    loss, grad = FUNCTION(x, t)
+    HUGE: tl.constexpr = 1e308 if x.dtype == tl.float64 else 3e38
+    finite = tl.minimum(loss, HUGE, propagate_nan=tl.PropagateNan.ALL)
+    return w, _silent(w, loss, finite, ZERO), w * grad

@@ -2,6 +2,8 @@
 
 import torch
 
+from imbal_kernels.formula import by_key
+
 from . import formulas, streaming
 from .launch import Launch, cdiv, interpreted, on_device
 
@@ -12,6 +14,13 @@ MIXED_TILES = 2  # at most, where a tile holds targets of its own
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
 SUM_BLOCK = 1024
 TWO_ROWS_TILES = 8
+# Formula -> its form for any target, and how alpha goes with it: mixed by the target, or by whether it is 0.
+SOFT = {
+    "focal": (formulas.soft, "soft"),
+    "quality_focal": (formulas.quality, "soft"),
+    "varifocal": (formulas.varifocal, "apart"),
+    "asymmetric": (formulas.asymmetric, "soft"),
+}
 LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 
 
@@ -41,7 +50,7 @@ def _span(classes: int) -> str:
 
 def _kind(gamma: float) -> int:
     """2 * gamma where a product of multiplications and one square root gives the power."""
-    return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3) else formulas.GENERAL.value
+    return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3, 4) else formulas.GENERAL.value
 
 
 def _terms(itemsize: int, kind: int) -> int:
@@ -51,19 +60,24 @@ def _terms(itemsize: int, kind: int) -> int:
     return 7 if kind >= 2 else 8
 
 
-def _formula(target: torch.Tensor, span: str, label_smoothing: float):
+def _formula(target: torch.Tensor, span: str, label_smoothing: float, name: str, scored: bool, clip: float):
     """(formula, formula of the positives where they are patched in, what the formula's targets are)"""
     dense = target.dim() == 2
+    if name not in SOFT:
+        own = by_key(name).triton
+        return (own, None, "soft") if dense or span == "many rows" else (own, own, "background")
+    soft, targets = SOFT[name]
     if label_smoothing != 0 or (dense and target.is_floating_point()):
-        return formulas.soft, None, "soft"
+        return soft, None, targets
     if dense or span == "many rows":
-        return formulas.hard, None, "hard"
-    return formulas.background, formulas.positive, "background"
+        return (soft, None, targets) if scored or clip else (formulas.hard, None, "hard")
+    return formulas.background, soft if scored else formulas.positive, "background"
 
 
 def plan(
     input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
-    label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
+    label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss, scores=None, name="focal", gamma_pos=0.0,
+    clip=0.0,
 ):  # fmt: skip
     """(loss, grad, launches) for the raw op's arguments."""
     rows, classes = input.shape
@@ -74,7 +88,9 @@ def plan(
         target = target.view(torch.uint8)
     kind, span = _kind(gamma), _span(classes)
     vectors, tiles = TILE[itemsize]
-    formula, positive, targets = _formula(target, span, label_smoothing)
+    formula, positive, targets = _formula(target, span, label_smoothing, name, scores is not None, clip)
+    kind_pos = formulas.SAME.value if name in ("focal", "quality_focal") else _kind(gamma_pos)
+    least_kind = kind if kind_pos == formulas.SAME.value else min(kind, kind_pos)
     weights = (weight, pos_weight, alpha_per_class)
     modes = [_mode(tensor, input.shape) for tensor in weights]
     if positive is None:
@@ -91,6 +107,8 @@ def plan(
     patches = cdiv(block // classes + 2, vectors) if positive is not None else 0
     programs = cdiv(numel, block)
     alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
+    if name == "varifocal":
+        alpha_pos, alpha_neg = 1.0, alpha
     # A pos_weight is the patch's, where there is one. A scale_tensor of 0 would have to be read.
     factors = weights if positive is None else (weight, alpha_per_class)
     zero = any(f is not None for f in factors) or 0 in (alpha_pos * scale, alpha_neg * scale) or label_smoothing != 0
@@ -108,14 +126,15 @@ def plan(
 
     args = dict(
         x_ptr=input, target_ptr=target, weight_ptr=weight, pos_weight_ptr=pos_weight, alpha_ptr=alpha_per_class,
-        scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial,
+        scores_ptr=scores, scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial,
         grad_ptr=grad if want_grad else None, numel=numel, C=classes, ignore_index=ignore_index,
         # Quotients by C are multiplications in the kernel.
         multiplier=(1 << 31 + log2_classes) // classes + 1, shift=log2_classes, row_multiplier=(1 << 63) // classes + 1,
         alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
-        FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind, DENSE=dense,
-        WEIGHT=modes[0], POS_WEIGHT=modes[1], ALPHA=modes[2], UPSTREAM=_mode(upstream, input.shape),
-        LOSS=LOSSES[loss_mode], SPAN=span, PATCHES=patches, ZERO=zero, TERMS=_terms(itemsize, kind),
+        gamma_pos=gamma_pos, clip=clip, FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind,
+        KIND_POS=kind_pos, CLIP=clip > 0, DENSE=dense, WEIGHT=modes[0], POS_WEIGHT=modes[1], ALPHA=modes[2],
+        SCORES="none" if scores is None else "row", OWN=name not in SOFT, UPSTREAM=_mode(upstream, input.shape),
+        LOSS=LOSSES[loss_mode], SPAN=span, PATCHES=patches, ZERO=zero, TERMS=_terms(itemsize, least_kind),
         FAST=itemsize < 8 and not interpreted(), VECTORS=vectors, TILES=tiles,
     )  # fmt: skip
     launches = [Launch(streaming.sigmoid_kernel, programs, args)] if numel else []
@@ -127,13 +146,14 @@ def plan(
 
 def sigmoid_loss(
     input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
-    label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
+    label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss, scores=None, formula="focal", gamma_pos=0.0,
+    clip=0.0,
 ):  # fmt: skip
     """Loss and gradient of the sigmoid family: the raw op, see ops."""
     with on_device(input):
         loss, grad, launches = plan(
             input, target, weight, pos_weight, alpha_per_class, scale_tensor, upstream, alpha, gamma,
-            label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss,
+            label_smoothing, scale, ignore_index, loss_mode, want_grad, fp32_loss, scores, formula, gamma_pos, clip,
         )  # fmt: skip
         for launch in launches:
             launch.run()

@@ -11,6 +11,7 @@ would cancel where a confident positive weighs more as background than the rest 
 import triton
 import triton.language as tl
 
+from . import formulas
 from . import numerics as nm
 from .operands import class_of_row, dense_target, first_offset, optional, optional_in_tile
 
@@ -41,8 +42,8 @@ def _tile(
     pointers, geometry, first, DENSE: tl.constexpr, MODES: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr,
     FAST: tl.constexpr,
 ):  # fmt: skip
-    """Load a tile: logits, dense target or lane codes, counts, weight, pos_weight, alpha."""
-    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
+    """Load a tile: logits, dense target or lane codes, counts, weight, pos_weight, alpha, scores."""
+    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr, scores_ptr = pointers
     limit, remainder, base_row, C, multiplier, shift, ignore_index = geometry
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     lane = tl.arange(0, 16)[None, :]
@@ -83,7 +84,20 @@ def _tile(
     weight = optional_in_tile(weight_ptr, MODES[0], offsets, row, col, mask, mask_next, in_first)
     pos_weight = optional_in_tile(pos_weight_ptr, MODES[1], offsets, row, col, mask, mask_next, in_first)
     alpha = optional_in_tile(alpha_ptr, MODES[2], offsets, row, col, mask, mask_next, in_first)
-    return x, target, counts, weight, pos_weight, alpha
+    scores = optional_in_tile(scores_ptr, MODES[3], offsets, row, col, mask, mask_next, in_first)
+    return x, target, counts, weight, pos_weight, alpha, scores
+
+
+@triton.jit
+def _evaluate(
+    FORMULA: tl.constexpr, x, t, w, pos_weight, scalars, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr, OWN: tl.constexpr,
+):  # fmt: skip
+    if OWN:
+        return formulas.own(FORMULA, x, t, w, ZERO)
+    else:
+        parameters = (scalars[2], scalars[3], scalars[4], scalars[5])
+        return FORMULA(x, t, w, pos_weight, parameters, KINDS, ZERO, TERMS, FAST)
 
 
 @triton.jit
@@ -108,13 +122,13 @@ def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
 
 @triton.jit
 def _finish_tile(
-    tile, scalars, outputs, losses, offsets, mask, FORMULA: tl.constexpr, KIND: tl.constexpr, TARGETS: tl.constexpr,
-    DENSE: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, SPAN: tl.constexpr,
-    ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+    tile, scalars, outputs, losses, offsets, mask, FORMULA: tl.constexpr, KINDS: tl.constexpr, TARGETS: tl.constexpr,
+    DENSE: tl.constexpr, MODES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, SPAN: tl.constexpr,
+    ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
     """Evaluate a tile, write what is asked for, and return the losses with the tile's added."""
-    x, target, counts, weight, pos_weight, alpha = tile
-    alpha_pos, alpha_neg = _alphas(alpha, scalars, ALPHA)
+    x, target, counts, weight, pos_weight, alpha, scores = tile
+    alpha_pos, alpha_neg = _alphas(alpha, scalars, MODES[2])
     loss_ptr, grad_ptr, upstream_ptr = outputs
     # What is ignored or bad is replaced: its logit may be NaN, which no weight would silence.
     skip, fill, codes = counts != 1, counts, target
@@ -126,19 +140,27 @@ def _finish_tile(
         target = codes & bit
     if TARGETS == "background":
         w = alpha_neg * weight
+        target = tl.zeros_like(x) if OWN else target
     elif TARGETS == "hard":
         w = tl.where(target != 0, alpha_pos * pos_weight, alpha_neg) * weight
     else:
         target = target if DENSE else (target != 0).to(x.dtype)
-        w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
-    a, b, grad = FORMULA(x, target, w, pos_weight, scalars[2], scalars[3], KIND, ZERO, TERMS, FAST)
+        if MODES[3] != "none":
+            wrong = (target != 0) & ((scores >= 0) & (scores <= 1) == 0) & (skip == 0)
+            skip, fill = skip | wrong, tl.where(wrong, float("nan"), fill).to(x.dtype)
+            target = tl.where(target != 0, tl.where(wrong, 0.0, scores), 0.0)
+        if TARGETS == "soft":
+            w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
+        else:
+            w = weight * tl.where(target != 0, alpha_pos, alpha_neg)
+    a, b, grad = _evaluate(FORMULA, x, target, w, pos_weight, scalars, KINDS, ZERO, TERMS, FAST, OWN)
     loss = tl.where(skip, fill, a * b)
     if LOSS == "elementwise":
         tl.store(loss_ptr + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
     if grad_ptr is not None:
         OUT: tl.constexpr = grad_ptr.dtype.element_ty
         grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, x.dtype)
-        if FAST and SPAN == "one row" and not DENSE and OUT != tl.float32:
+        if FAST and SPAN == "one row" and not DENSE and OUT != tl.float32 and MODES[3] == "none":
             grad = nm.replace_pairs(grad.to(OUT), codes)
         else:
             grad = tl.where(skip, fill, grad).to(OUT)
@@ -151,11 +173,11 @@ def _finish_tile(
 
 @triton.jit
 def _positives(
-    pointers, geometry, scalars, upstream_ptr, row, last_row, FORMULA: tl.constexpr, KIND: tl.constexpr,
-    MODES: tl.constexpr, UPSTREAM: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
+    pointers, geometry, scalars, upstream_ptr, row, last_row, FORMULA: tl.constexpr, KINDS: tl.constexpr,
+    MODES: tl.constexpr, UPSTREAM: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
     """(offsets, mask, losses, gradients) of the given rows' positives; the loss of a bad row is NaN."""
-    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr = pointers
+    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr, scores_ptr = pointers
     limit, remainder, _, C, multiplier, shift, ignore_index = geometry
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     label, counted, known = class_of_row(target_ptr, row, row <= last_row, C, ignore_index)
@@ -165,25 +187,37 @@ def _positives(
     weight = optional(weight_ptr, MODES[0], offsets, row, label, mask)
     pos_weight = optional(pos_weight_ptr, MODES[1], offsets, row, label, mask)
     alpha_pos, alpha_neg = _alphas(optional(alpha_ptr, MODES[2], offsets, row, label, mask), scalars, MODES[2])
-    w = alpha_pos * pos_weight * weight
-    a, b, grad = FORMULA(x, 1.0, w, pos_weight, scalars[2], scalars[3], KIND, True, TERMS, FAST)
+    t = tl.full(x.shape, 1.0, T)
+    if MODES[3] != "none":
+        t = optional(scores_ptr, MODES[3], offsets, row, label, mask).to(T)
+        w = tl.where(t == 0, alpha_neg, alpha_pos) * weight
+    else:
+        w = alpha_pos * pos_weight * weight
+    a, b, grad = _evaluate(FORMULA, x, t, w, pos_weight, scalars, KINDS, True, TERMS, FAST, OWN)
+    loss = a * b
+    if MODES[3] != "none":
+        valid = (t >= 0) & (t <= 1)
+        loss, grad = tl.where(valid, loss, float("nan")), tl.where(valid, grad, float("nan"))
     grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
-    return offsets, mask, tl.where(mask, a * b, tl.where(counted & (known == 0), float("nan"), 0.0)), grad
+    return offsets, mask, tl.where(mask, loss, tl.where(counted & (known == 0), float("nan"), 0.0)), grad
 
 
 @triton.jit(do_not_specialize=["numel", "multiplier", "shift", "row_multiplier", "ignore_index"])
 def sigmoid_kernel(
-    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
+    x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr, scores_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
     numel: tl.int64, C: tl.int32, multiplier: tl.uint32, shift: tl.uint32, row_multiplier: tl.uint64,
     ignore_index: tl.int64, alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64,
-    FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr, KIND: tl.constexpr, DENSE: tl.constexpr,
-    WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
+    gamma_pos: tl.float64, clip: tl.float64, FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr,
+    KIND: tl.constexpr, KIND_POS: tl.constexpr, CLIP: tl.constexpr, DENSE: tl.constexpr, WEIGHT: tl.constexpr,
+    POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, SCORES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
     SPAN: tl.constexpr, PATCHES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
-    VECTORS: tl.constexpr, TILES: tl.constexpr,
+    OWN: tl.constexpr, VECTORS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     BLOCK: tl.constexpr = TILES * VECTORS * 16
-    MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA)
+    KINDS: tl.constexpr = (KIND, KIND_POS, CLIP)
+    PATCH_MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, SCORES)
+    MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, "none" if TARGETS == "background" else SCORES)
     multiplier = multiplier.to(tl.uint32)  # the interpreter types an int by its size
     program = tl.program_id(0).to(tl.int64)
     start = program * BLOCK
@@ -197,6 +231,7 @@ def sigmoid_kernel(
         weight_ptr + first_offset(WEIGHT, start, row) if WEIGHT != "none" else None,
         pos_weight_ptr + first_offset(POS_WEIGHT, start, row) if POS_WEIGHT != "none" else None,
         alpha_ptr + first_offset(ALPHA, start, row) if ALPHA != "none" else None,
+        scores_ptr + row if SCORES != "none" else None,
     )
     geometry = (limit, remainder, row.to(tl.int32), C, multiplier, shift, ignore_index)
     outputs = (  # type: tuple
@@ -210,6 +245,8 @@ def sigmoid_kernel(
         tl.full((), alpha_neg, T) * scale,
         tl.full((), smoothing, T),
         tl.full((), gamma, tl.float64),
+        tl.full((), gamma_pos, tl.float64),
+        tl.full((), clip, T),
     )
 
     lane = tl.arange(0, 16)[None, :]
@@ -229,13 +266,13 @@ def sigmoid_kernel(
             for j in tl.static_range(PATCHES):
                 patch = _positives(
                     pointers, geometry, scalars, outputs[2], j * VECTORS + tl.arange(0, VECTORS), last_row,
-                    POSITIVE, KIND, MODES, UPSTREAM, TERMS, FAST,
+                    POSITIVE, KINDS, PATCH_MODES, UPSTREAM, TERMS, FAST, OWN,
                 )  # fmt: skip
                 sums += patch[2]
                 patches += (patch,)
         losses = _finish_tile(
             here, scalars, outputs, losses, here_first + lane, here_first + 16 <= limit,
-            FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, SPAN, ZERO, TERMS, FAST,
+            FORMULA, KINDS, TARGETS, DENSE, MODES, UPSTREAM, LOSS, SPAN, ZERO, TERMS, FAST, OWN,
         )  # fmt: skip
     sums += tl.sum(losses, axis=1)
     if SPAN != "one row":
@@ -244,7 +281,7 @@ def sigmoid_kernel(
             rest = _tile(pointers, geometry, last, DENSE, MODES, "many rows", True, FAST)
             tail = _finish_tile(
                 rest, scalars, outputs, tl.zeros((1, 16), T), last + lane, last + lane < limit,
-                FORMULA, KIND, TARGETS, DENSE, ALPHA, UPSTREAM, LOSS, "many rows", ZERO, TERMS, FAST,
+                FORMULA, KINDS, TARGETS, DENSE, MODES, UPSTREAM, LOSS, "many rows", ZERO, TERMS, FAST, OWN,
             )  # fmt: skip
             sums += tl.where(tl.arange(0, VECTORS) == 0, tl.sum(tail), 0.0)
     if PATCHES > 0:

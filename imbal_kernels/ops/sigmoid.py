@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import SigmoidProblem, is_ignored
+from imbal_kernels.arguments import FORMULAS, SigmoidProblem, is_ignored
+from imbal_kernels.formula import by_key
 from imbal_kernels.ops import backends
 from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
 from imbal_kernels.reference import sigmoid as reference
@@ -13,7 +14,8 @@ from imbal_kernels.reference import sigmoid as reference
 _ARGUMENTS = (
     "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? alpha_per_class, "
     "Tensor? scale_tensor, Tensor? upstream, float alpha, float gamma, float label_smoothing, float scale, "
-    "int ignore_index, int loss_mode, bool want_grad, bool fp32_loss"
+    "int ignore_index, int loss_mode, bool want_grad, bool fp32_loss, Tensor? scores=None, str formula='focal', "
+    "float gamma_pos=0.0, float clip=0.0"
 )
 _COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool positives"
 
@@ -30,8 +32,8 @@ _ops = torch.ops.imbal_kernels
 
 
 @torch.library.register_fake("imbal_kernels::sigmoid_loss", lib=backends.library)
-def _sigmoid_loss_fake(input: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    loss_mode, want_grad, fp32_loss = args[-3:]
+def _sigmoid_loss_fake(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    loss_mode, want_grad, fp32_loss = args[10:13]
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32
     shape = {NO_LOSS: (0,), ELEMENTWISE: input.shape, SUM: ()}[loss_mode]
     dtype = input.dtype if loss_mode == ELEMENTWISE and not fp32_loss else wide
@@ -52,8 +54,8 @@ def _rescale_fake(grad: Tensor, upstream: Tensor) -> None:
 def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     loss, grad, bad_row = _ops._sigmoid_loss_cpu(input, target, *args)
     if bad_row >= 0:
-        ignore_index = args[9]
-        raise_bad_row(input, target, bad_row, ignore_index)
+        ignore_index, scores = args[9], args[13] if len(args) > 13 else None  # what is left at its default is left out
+        raise_bad_row(input, target, scores, bad_row, ignore_index)
     return loss, grad
 
 
@@ -92,8 +94,8 @@ def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
     kernels.rescale_(grad, upstream)
 
 
-def raise_bad_row(input: Tensor, target: Tensor, row: int, ignore_index: int) -> None:
-    """The ValueError for a target out of range."""
+def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int, ignore_index: int) -> None:
+    """The ValueError for a target out of range, or the score of a row that has a class."""
     if target.dim() == input.dim():
         values = target[row].double()
         column = int((((values < 0) | (values > 1)) & (values != ignore_index)).int().argmax())
@@ -106,6 +108,8 @@ def raise_bad_row(input: Tensor, target: Tensor, row: int, ignore_index: int) ->
         classes, target = input.shape[2], target.transpose(1, 2).reshape(-1).long()
         wrong = ((target < -1) | (target > classes)) & ~is_ignored(target, ignore_index)
         row = int(wrong.int().argmax())
+    if scores is not None and 0 <= target[row] < classes:
+        raise ValueError(f"score {scores[row].item():g} at row {row} is out of range: scores must be in [0, 1]")
     raise ValueError(
         f"target {target[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}, "
         f"-1 and {classes} are background"
@@ -123,8 +127,8 @@ def _check_alphas(alphas: Tensor | None) -> None:
 def _check_targets(problem: SigmoidProblem) -> None:
     backends.refuse_capture(problem.input)
     row = int(reference.first_bad_row(problem))
-    if row < problem.target.numel():
-        raise_bad_row(problem.input, problem.target, row, problem.ignore_index)
+    if row < (problem.target.shape[0] if problem.dense else problem.target.numel()):
+        raise_bad_row(problem.input, problem.target, problem.scores, row, problem.ignore_index)
 
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
@@ -138,7 +142,10 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
     if backends.in_transform():
         return reference.sigmoid_loss(problem)
-    kernels = backends.has_kernels(problem.input) and not (problem.target.requires_grad and torch.is_grad_enabled())
+    gradient_of_target = problem.target.requires_grad or (problem.scores is not None and problem.scores.requires_grad)
+    kernels = backends.has_kernels(problem.input) and not (gradient_of_target and torch.is_grad_enabled())
+    if problem.formula not in FORMULAS:  # the user's own
+        kernels = kernels and problem.input.is_cuda and by_key(problem.formula).triton is not None
     checked_by_kernel = kernels and problem.input.device.type == "cpu"
     if not torch.compiler.is_compiling() and (problem.input.device.type == "cpu" or backends.checks_requested()):
         _check_alphas(problem.alpha_per_class)
@@ -153,8 +160,9 @@ def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_
     p = problem
     return _ops.sigmoid_loss(
         p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
-        p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss,
+        p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula, p.gamma_pos,
+        p.clip,
     )  # fmt: skip
 
 
-FAMILIES["sigmoid"] = Family(SigmoidProblem, 6, _raw, reference.sigmoid_loss)
+FAMILIES["sigmoid"] = Family(SigmoidProblem, 7, _raw, reference.sigmoid_loss)

@@ -15,19 +15,29 @@ from imbal_kernels.reference.samplers import (
 )
 from imbal_kernels.reference.sampling import interpolate
 from imbal_kernels.reference.sigmoid import binary_cross_entropy_with_logits, sigmoid_focal_loss
+from imbal_kernels.reference.sigmoid_losses import (
+    asymmetric_loss,
+    elementwise_loss,
+    quality_focal_loss,
+    varifocal_loss,
+)
 from imbal_kernels.reference.softmax import cross_entropy, softmax_focal_loss
 
 __all__ = [
     "adasyn",
+    "asymmetric_loss",
     "binary_cross_entropy_with_logits",
     "borderline_smote",
     "cross_entropy",
     "dense_focal_loss",
+    "elementwise_loss",
     "interpolate",
     "knn",
+    "quality_focal_loss",
     "random_oversample",
     "random_undersample",
     "sigmoid_focal_loss",
     "smote",
     "softmax_focal_loss",
+    "varifocal_loss",
 ]

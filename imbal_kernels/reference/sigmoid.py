@@ -1,10 +1,15 @@
-"""The sigmoid family in plain PyTorch.
+"""The sigmoid family in plain PyTorch: L = scale * weight * formula(x, t).
 
-With p = sigmoid(x), k = t + p - 2tp, t' = t (1 - eps) + eps / 2, alpha_t = alpha t + (1 - alpha)(1 - t):
+With p = sigmoid(x), q = 1 - p, t' = t (1 - eps) + eps / 2 and
+B = pos_weight t' softplus(-x) + (1 - t') softplus(x) the formulas are
 
-    L = scale * weight * alpha_t * k^gamma * [pos_weight t' softplus(-x) + (1 - t') softplus(x)]
+    focal           alpha_t k^gamma B, with k = t + p - 2tp, alpha_t = alpha t + (1 - alpha)(1 - t)
+    quality focal   |p - t|^beta B
+    varifocal       t B where t > 0, else alpha p^gamma B
+    asymmetric      pos_weight t' q^gamma_pos softplus(-x) + (1 - t') p_m^gamma_neg (-log(1 - p_m)),
+                    with p_m = max(p - clip, 0)
 
-For hard targets this is the focal loss of Lin et al., "Focal Loss for Dense Object Detection" (2017).
+For hard targets the first is the focal loss of Lin et al., "Focal Loss for Dense Object Detection" (2017).
 """
 
 from typing import Any
@@ -13,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imbal_kernels import formula
 from imbal_kernels.arguments import SigmoidProblem, holds_object, is_ignored, sigmoid_problem
 
 
@@ -23,8 +29,11 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     t, ignored, bad = decode_targets(problem, wide)
     # Ignored elements leave the graph here, so a NaN in one reaches neither loss nor gradient.
     x = torch.where(ignored, 0.0, problem.input.to(wide))
-    loss = weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
-    for factor in (_alpha_t(t, problem), problem.weight, problem.scale_tensor):
+    if problem.formula in _FORMULAS:
+        loss = _FORMULAS[problem.formula](x, t, problem)
+    else:
+        loss = formula.by_key(problem.formula).torch(x, t)
+    for factor in (problem.weight, problem.scale_tensor):
         if factor is not None:
             loss = weigh(factor, loss)
     loss = torch.where(ignored, 0.0, loss * problem.scale)
@@ -46,8 +55,12 @@ def decode_targets(problem: SigmoidProblem, dtype: torch.dtype) -> tuple[Tensor,
     ids = target.long()
     bad = ((ids < -1) | (ids > classes)) & ~ignored
     columns = torch.arange(classes, device=ids.device)
-    t = (ids[:, None] == columns) & ~ignored[:, None]
-    return t.to(dtype), ignored[:, None], bad[:, None]
+    t = ((ids[:, None] == columns) & ~ignored[:, None]).to(dtype)
+    if problem.scores is not None:
+        known = (problem.scores >= 0) & (problem.scores <= 1)
+        bad = bad | ((ids >= 0) & (ids < classes) & ~ignored & ~known)
+        t = t * torch.where(known, problem.scores, 0.0).to(dtype)[:, None]
+    return t, ignored[:, None], bad[:, None]
 
 
 def first_bad_row(problem: SigmoidProblem) -> Tensor:
@@ -58,13 +71,46 @@ def first_bad_row(problem: SigmoidProblem) -> Tensor:
     return torch.where(bad.any(1), rows, bad.shape[0]).min() if bad.shape[0] else rows.sum()
 
 
+def _focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
+    loss = weigh(_modulation(x, t, problem.gamma), _cross_entropy(x, t, problem))
+    alpha_t = _alpha_t(t, problem)
+    return loss if alpha_t is None else weigh(alpha_t, loss)
+
+
+def _quality_focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
+    distance = _above(_limited(x, problem.gamma), t).abs()
+    if t.requires_grad:
+        return weigh(distance**problem.gamma, _cross_entropy(x, t, problem))
+    hard = (t == 0) | (t == 1)
+    soft = torch.where(hard, 1.0, distance) ** problem.gamma
+    return weigh(torch.where(hard, _modulation(x, t, problem.gamma), soft), _cross_entropy(x, t, problem))
+
+
+def _varifocal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
+    negative = problem.alpha * _modulation(x, torch.zeros_like(t), problem.gamma)
+    return weigh(torch.where(t > 0, t, negative), _cross_entropy(x, t, problem))
+
+
+def _asymmetric(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
+    positive, negative = _smoothed(t, problem)
+    hits = weigh(_modulation(x, torch.ones_like(t), problem.gamma_pos), -F.logsigmoid(x))
+    if problem.clip == 0:
+        misses = weigh(_modulation(x, torch.zeros_like(t), problem.gamma), -F.logsigmoid(-x))
+    else:
+        shifted = _above(x, problem.clip)
+        # Where it is cut off, a power below 1 would have an infinite slope.
+        kept = torch.where(shifted > 0, shifted, 0.5)
+        far = -torch.log(torch.sigmoid(-x) + problem.clip)  # 1 - p_m without a difference
+        entropy = torch.where(kept > 0.5, far, -torch.log1p(-kept.clamp(max=0.5)))
+        misses = torch.where(shifted.isnan(), shifted, torch.where(shifted > 0, kept**problem.gamma * entropy, 0.0))
+    return weigh(positive, hits) + weigh(negative, misses)
+
+
 def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     """k^gamma, through log k for hard targets: a power of a k that underflows has no gradient."""
     if gamma == 0:
         return torch.ones_like(x)
-    # Beyond these it is 0 or 1 to the last digit, and so is its slope 0, whatever it multiplies.
-    limit = (110.0 if x.dtype == torch.float32 else 800.0) * max(1.0, 1.0 / gamma)
-    x = x.clamp(-limit, limit)
+    x = _limited(x, gamma)
     k = t * torch.sigmoid(-x) + (1 - t) * torch.sigmoid(x)
     if t.requires_grad:
         return k**gamma
@@ -73,17 +119,33 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     return torch.exp(gamma * torch.where(hard, log_k, torch.log(torch.where(hard, 1.0, k))))
 
 
+def _limited(x: Tensor, gamma: float) -> Tensor:
+    """Beyond the limits a power of p or q is 0 or 1 to the last digit, and its slope is 0, whatever it multiplies."""
+    limit = (110.0 if x.dtype == torch.float32 else 800.0) * max(1.0, 1.0 / gamma)
+    return x.clamp(-limit, limit)
+
+
+def _above(x: Tensor, level: Tensor | float) -> Tensor:
+    """p - level from the smaller of p and q, whose slope does not vanish by rounding."""
+    return torch.where(x < 0, torch.sigmoid(x) - level, (1 - level) - torch.sigmoid(-x))
+
+
 def weigh(factor: Tensor, loss: Tensor) -> Tensor:
     """factor * loss, and 0 where the factor is, even for an infinite loss. A NaN stays one."""
     return factor * torch.where(factor == 0, loss.clamp(max=1e30), loss)
 
 
-def _cross_entropy(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
+def _smoothed(t: Tensor, problem: SigmoidProblem) -> tuple[Tensor, Tensor]:
+    """pos_weight t' and 1 - t'"""
     eps = problem.label_smoothing
     positive = t * (1 - eps) + eps / 2
-    negative = (1 - t) * (1 - eps) + eps / 2
     if problem.pos_weight is not None:
         positive = positive * problem.pos_weight
+    return positive, (1 - t) * (1 - eps) + eps / 2
+
+
+def _cross_entropy(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
+    positive, negative = _smoothed(t, problem)
     return weigh(positive, -F.logsigmoid(x)) + weigh(negative, -F.logsigmoid(-x))
 
 
@@ -92,6 +154,14 @@ def _alpha_t(t: Tensor, problem: SigmoidProblem) -> Tensor | None:
     if alpha is None:
         return None if problem.alpha < 0 else problem.alpha * t + (1 - problem.alpha) * (1 - t)
     return torch.where(alpha < 0, 1.0, alpha * t + (1 - alpha) * (1 - t))
+
+
+_FORMULAS = {
+    "focal": _focal,
+    "quality_focal": _quality_focal,
+    "varifocal": _varifocal,
+    "asymmetric": _asymmetric,
+}
 
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:

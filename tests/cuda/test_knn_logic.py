@@ -83,6 +83,12 @@ def test_duplicates(emulated_knn, k):
     assert totals[1] == 300
 
 
+def test_a_query_that_falls_back_twice_counts_once(emulated_knn):
+    """In the first and the last of three chunks of rows, and not in the one between."""
+    x = torch.cat([torch.zeros(256, 3), 1e3 * normal(256, 3), torch.zeros(256, 3)])
+    assert check(emulated_knn, x, 5, query=torch.zeros(3, 3), references=2 * 4608)[1] == 3
+
+
 @pytest.mark.parametrize("offset", (10.0, 1e3, 1e4))
 def test_offsets_need_no_fallback(emulated_knn, offset):
     assert check(emulated_knn, normal(500, 8, dtype=torch.float64) + offset, 5)[1] == 0
@@ -103,6 +109,16 @@ def test_a_planted_failure_falls_back(emulated_knn):
     x[400:] += 1e-9 * torch.arange(20, 0, -1)[:, None]
     query = torch.cat([normal(5, 4, seed=2, dtype=torch.float64), torch.full((1, 4), 1e4, dtype=torch.float64)])
     assert check(emulated_knn, x, 5, query=query)[1] == 1
+
+
+@pytest.mark.parametrize("k", (5, 65))
+def test_the_bound_covers_what_packing_moves(emulated_knn, k):
+    """In fp32 all rows are as far from 0, their mean; in fp64 the last is nearest, by less than fp32 resolves."""
+    unit = 2.0**-23
+    x = torch.full((128, 1), 1 + 0.9 * unit, dtype=torch.float64)
+    x[torch.arange(128) // 4 % 2 == 1] *= -1
+    x[127] = 1 + 0.51 * unit
+    assert check(emulated_knn, x, k, query=torch.zeros(3, 1, dtype=torch.float64))[1] == 3
 
 
 @pytest.mark.parametrize("k", (1, 5, 65))
@@ -193,11 +209,12 @@ def test_bad_segments_find_nothing(emulated_knn, ptr, query_ptr, k):
     assert (indices == -1).all() and (distances == torch.inf).all() and totals == [0, 0]
 
 
-@pytest.mark.parametrize("d", (1, 4096))
-@pytest.mark.parametrize("k", (1, 64, 65, 4096))
-def test_workspace_is_bounded(emulated_knn, k, d):
-    """For ten million rows, which the plan only counts: without queries nothing is searched."""
-    x = torch.empty(1, 1).expand(10_000_000, d)
-    for processors in (1, 132):
-        used = emulated_knn(x, x[:0], torch.tensor([0, len(x)]), torch.tensor([0, 0]), k, False, processors=processors)
-        assert used[3] <= 512 << 20
+@pytest.mark.parametrize("processors", (1, 132))
+@pytest.mark.parametrize("segments", (1, 1000))
+@pytest.mark.parametrize("d", (1, 8, 4096))
+@pytest.mark.parametrize("k", (1, 12, 64, 65, 4096))
+def test_workspace_is_bounded(emulated_knn, k, d, segments, processors):
+    """By 512 MiB and 16 bytes a segment, each of its ten pieces rounded up to 256 bytes."""
+    for n, m in ((10**7, 10**7), (10**7, 1), (200, 10**9), (10**10, 10**5)):
+        used = emulated_knn.workspace(segments, n, m, d, k, processors)
+        assert used <= (512 << 20) + 16 * (segments + 1) + 10 * 255
