@@ -18,7 +18,7 @@ import torch
 from bench import dense, losses, neighbors, report, smote, softmax, targets
 from bench.harness import Record, run_all
 
-SUITES = {"losses": (losses, softmax), "dense": (dense,), "neighbors": (neighbors, smote)}
+SUITES = {"losses": (losses,), "softmax": (softmax,), "dense": (dense,), "neighbors": (neighbors, smote)}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,11 +52,11 @@ def parts(folder: Path) -> list[Part]:
         many = ("-n", str(min(8, os.cpu_count() or 1))) if importlib.util.find_spec("xdist") and not which else ()
         return (*PYTHON, "pytest", "-q", "-p", "no:cacheprovider", *many, *which)
 
-    def bench(name: str, dry: str) -> Part:
+    def bench(name: str, dry: str, seconds: int) -> Part:
         files = ("--json", str(folder / f"record-{name}.json"), "--plot", str(folder / "plots"))
         command = (*PYTHON, "imbal_kernels", "bench", name, *files)
         rehearsal = ("--device", "cpu", "--rounds", "2", "--no-compile", "--shapes", dry)
-        return Part(f"bench {name}", (*command, "--device", "cuda"), (*command, *rehearsal), 110)
+        return Part(f"bench {name}", (*command, "--device", "cuda"), (*command, *rehearsal), seconds)
 
     build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
     doctor = (*PYTHON, "imbal_kernels", "doctor")
@@ -69,9 +69,10 @@ def parts(folder: Path) -> list[Part]:
             Part(tool, (*SANITIZER, "--tool", tool, *suite(*tests)), None, 65, needs="compute-sanitizer")
             for tool, tests in SANITIZED.items()
         ),
-        bench("losses", "2000x80"),
-        bench("dense", "97x131"),
-        bench("neighbors", "500x8"),
+        bench("losses", "2000x80", 130),
+        bench("neighbors", "500x8", 110),
+        bench("dense", "97x131", 60),
+        bench("softmax", "2000x80", 200),
         Part("static", static, (*static, "--only", "knn"), 30),  # what the suite compiled is cached
     ]  # fmt: skip
 
@@ -114,7 +115,7 @@ def summary(folder: Path, outcomes: dict[str, str], dry: bool) -> str:
     lines += ["", "| part | outcome |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items()), ""]
     records = [Record.load(path) for path in sorted(folder.glob("record-*.json"))]
     if records:
-        lines += [report.markdown(records), ""]
+        lines += [report.markdown(records, "plots"), ""]
     if records and dry:
         results = [result for record in records for result in record.results]
         lines += ["```", targets.table(results), "```", ""]

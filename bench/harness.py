@@ -164,7 +164,7 @@ def measure(workload: Workload, rounds: int = 15) -> Result:
     """Check every contestant, then time them all. One that is wrong is an AssertionError that names it."""
     contestants = workload.contestants
     steps = len(contestants) * (2 if workload.device == "cuda" else 1 + rounds)
-    with tqdm(total=steps, desc=workload.name, leave=False, file=sys.stderr) as bar:
+    with tqdm(total=steps, desc=workload.name, leave=False, file=sys.stderr, disable=None) as bar:
         for name, contestant in contestants.items():
             bar.set_postfix_str(f"checking {name}")
             contestant.check()

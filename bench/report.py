@@ -1,7 +1,10 @@
 """Results for people: a table for the terminal, a plot against the roofline, the README's section."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.harness import OURS, Record, Result
@@ -44,6 +47,16 @@ def heading(record: Record) -> str:
     return ", ".join(f"{key} {value}" for key, value in record.environment.items() if value != "")
 
 
+def plot_name(record: Record, result: Result) -> str:
+    return re.sub(r"\W+", "-", f"{result.name} {record.environment['device']}").strip("-").lower()
+
+
+def fingerprint(record: Record, result: Result) -> str:
+    """What a plot carries in its metadata: of the figures that it shows."""
+    shown = json.dumps([record.environment["device"], asdict(result)], sort_keys=True)
+    return f"result {hashlib.sha256(shown.encode()).hexdigest()[:16]}"
+
+
 def plot(record: Record, folder: Path, suffix: str = "svg") -> list[Path]:
     """One picture a result: the rate of each contestant, against the line of the roof."""
     from matplotlib.figure import Figure
@@ -67,30 +80,30 @@ def plot(record: Record, folder: Path, suffix: str = "svg") -> list[Path]:
         axes.set_xlabel(f"{result.unit}: {result.model}, over the time it took")
         axes.set_title(f"{result.name}\n{record.environment['device']}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-        name = re.sub(r"\W+", "-", f"{result.name} {record.environment['device']}").strip("-").lower()
-        paths.append(folder / f"{name}.{suffix}")
-        metadata = {"Date": None} if suffix == "svg" else None
-        figure.savefig(paths[-1], metadata=metadata)
+        paths.append(folder / f"{plot_name(record, result)}.{suffix}")
+        dateless = {"Date": None} if suffix == "svg" else {}
+        figure.savefig(paths[-1], metadata={"Description": fingerprint(record, result), **dateless})
     return paths
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """The README's section."""
+def markdown(records: Sequence[Record], plots: str = "docs/plots") -> str:
+    """The README's section; plots: the folder that its links lead to."""
     parts = []
     for record in records:
-        environment = record.environment
+        facts = record.environment
         parts.append(
-            f"**{environment['device']}**, {environment['date']}, torch {environment['torch']}. "
-            "ms: median; of roof: of the rate that the roof reaches in the same run."
+            f"**{facts['device']}**, {facts['date']}, torch {facts['torch']}, commit {facts['commit']}. ms: median; "
+            "spread: interquartile range over it; of roof: of the rate that the roof reaches in the same run."
         )
         for result in record.results:
-            head = ("contestant", "ms", "of roof", "ours is faster by", "peak MiB")
-            lines = [f"| {' | '.join((result.name, *head[1:]))} |", "|---|---|---|---|---|"]
-            for row, cells in zip(result.rows, _cells(result), strict=True):
-                lines.append(f"| {row.contestant} | {cells[1]} | {cells[4]} | {cells[6]} | {cells[7]} |")
+            head = (result.name, "ms", "spread", result.unit, "of roof", "ours is faster by", "peak MiB")
+            lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+            for name, ms, spread, rate, of_roof, _, ratio, peak in _cells(result):
+                lines.append(f"| {' | '.join((name, ms, spread, rate, of_roof, ratio, peak))} |")
             parts.append("\n".join(lines))
-            if result.missing:
-                parts.append(f"Missing: {_missing(result)}.")
+            missing = f"Missing: {_missing(result)}. " if result.missing else ""
+            link = f"[Plot]({plots}/{plot_name(record, result)}.svg)"
+            parts.append(f"{result.unit}: {result.model}. Roof: {result.roof}. {missing}{link}.")
     if not any("cuda" in record.environment for record in records):
         parts.append("**On a GPU: not measured yet.**")
     return "\n\n".join(parts)

@@ -1,11 +1,12 @@
-"""The README's benchmark section and the plots of docs/, from the newest records of each device.
+"""The README's benchmark section and the plots of docs/, from the newest records of each device. Prints
+which targets they reach.
 
 python -m bench.results
 """
 
 from pathlib import Path
 
-from bench import report
+from bench import report, targets
 from bench.harness import Record
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +44,9 @@ def main() -> None:
         path.unlink()
     for record in records:
         report.plot(record, PLOTS)
+    for device in {str(record.environment["device"]): None for record in records}:
+        measured = [result for record in records if record.environment["device"] == device for result in record.results]
+        print(f"{device}\n{targets.table(measured)}")
 
 
 if __name__ == "__main__":

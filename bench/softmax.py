@@ -22,6 +22,7 @@ SHAPES = {
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, class ids, weights
 BYTES = "bytes of logits read, gradient written, labels read once"
+MODEL = {"cpu": f"{BYTES}; logits written anew before each run", "cuda": BYTES}
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Problem:
 
     def ours(self) -> Tensor:
         return ik.softmax_focal_loss(self.logits, self.ids, self.gamma, self.weight)
+
+    @functools.cached_property
+    def _source(self) -> Tensor:
+        return self.logits.detach().clone()
+
+    def write(self) -> None:
+        """The logits anew, the same ones: what the layer before does."""
+        self.logits.detach().copy_(self._source)
 
     @functools.cached_property
     def expected(self) -> tuple[Tensor, Tensor]:
@@ -135,4 +144,5 @@ def workloads(
             for loss, gamma in (("weighted cross-entropy", 0.0), ("softmax focal", GAMMA)):
                 problem = Problem.random(rows, classes, device, getattr(torch, dtype), gamma)
                 entries, missing = contestants(problem, chosen, compiled)
-                yield Workload(f"{loss}, {rows} x {classes} {dtype}", device, BYTES, entries, missing)
+                name = f"{loss}, {rows} x {classes} {dtype}"
+                yield Workload(name, device, MODEL[device], entries, missing, prepare=problem.write)

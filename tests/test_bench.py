@@ -144,13 +144,18 @@ def test_newest_result_of_each_workload(tmp_path):
 def test_readme_says_what_the_records_say():
     text = results.README.read_text()
     assert text == results.rewritten(text, results.newest()), "run `make results`"
-    plots = {path.name for path in results.PLOTS.glob("*.svg")}
-    drawn = sum(len(record.results) for record in results.newest())
-    assert len(plots) == drawn, "run `make results`"
+    records = results.newest()
+    drawn = [(record, result) for record in records for result in record.results]
+    shown = {f"{report.plot_name(*each)}.svg": report.fingerprint(*each) for each in drawn}
+    assert {path.name for path in results.PLOTS.glob("*.svg")} == shown.keys(), "run `make results`"
+    for name, fingerprint in shown.items():
+        assert fingerprint in (results.PLOTS / name).read_text(), f"{name} shows other figures: run `make results`"
+        assert f"docs/plots/{name}" in text
 
 
 def test_only_what_is_between_the_marks_is_rewritten():
-    record = Record({"device": "d", "date": "2026-01-01", "torch": "2"}, [_result(_row(OURS, 1.0))])
+    environment = {"device": "d", "date": "2026-01-01", "torch": "2", "commit": "c"}
+    record = Record(environment, [_result(_row(OURS, 1.0))])
     text = f"before\n\n{results.BEGIN}\n{results.END}\n\nafter\n"
     once = results.rewritten(text, [record])
     assert once.startswith("before\n\n<!--") and once.endswith("-->\n\nafter\n") and once.count("| ours |") == 1
@@ -194,7 +199,7 @@ def test_command_saves_and_draws(tmp_path, capsys):
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["environment"]["torch"] == torch.__version__
     pictures = list((tmp_path / "plots").glob("*.png"))
-    assert len(pictures) == len(record["results"]) == 4
+    assert len(pictures) == len(record["results"]) == 2
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 

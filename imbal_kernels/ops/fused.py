@@ -3,7 +3,8 @@
 The forward of a reduced loss also writes its gradient; backward hands it over the first time, rescaled
 by the upstream gradient where that is not 1, and recomputes it from the logits any later time. Elementwise
 losses, and fp16 (whose gradients would underflow before a loss scaler sees them), always recompute.
-Storing is the fastest on a CPU with and without rescaling (bench/results: "ours, upstream 2", "ours, recomputed").
+On a CPU storing is the fastest while upstream is 1, which a forward can't know; otherwise rescaling takes about as
+long as recomputing (bench/results: "ours", "ours, upstream 2" and "ours, recomputed", which leaves autograd out).
 """
 
 from collections.abc import Callable
