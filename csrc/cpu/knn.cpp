@@ -16,6 +16,10 @@
 #include <tuple>
 #include <vector>
 
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -100,14 +104,27 @@ class Buffer {
 
 int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+// A caller may have its thread flush denormals, which the definition does not and other threads need not.
+struct KeepDenormals {
+#if defined(__SSE2__)
+  unsigned int saved = _mm_getcsr();
+  KeepDenormals() { _mm_setcsr(saved & ~0x8040u); }
+  ~KeepDenormals() { _mm_setcsr(saved); }
+#else
+  KeepDenormals() {}
+#endif
+};
+
 // Tasks 0 to n, handed to whichever thread is free; inside another task, all to the one that asks.
 template <class F>
 void for_each_task(int64_t n, F f) {
-  if (n == 1) return f(0);
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
+  auto work = [&](int64_t, int64_t) {
+    const KeepDenormals keep;
     for (int64_t i = next++; i < n; i = next++) f(i);
-  });
+  };
+  if (n == 1) return work(0, 1);
+  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, work);
 }
 
 // Parts [begin, end) of 0 to n, `size` each.
@@ -197,7 +214,10 @@ class Search {
  private:
   int64_t room() const { return keep_ + std::max<int64_t>(keep_, 16); }
   int64_t list_bytes() const { return room() * 12; }
-  bool itself(const Segment& s) const { return x_.data == query_.data && s.begin == s.first_query && s.count == s.queries; }
+  // Whether the queries are the candidates. Where a row is excluded they are, though a compiler may have copied them.
+  bool itself(const Segment& s) const {
+    return exclude_self_ || (x_.data == query_.data && s.begin == s.first_query && s.count == s.queries);
+  }
   int64_t own(const Segment& s, int64_t query) const { return exclude_self_ ? s.first_query + query - s.begin : -1; }
 
   // The middle of a sample, and a power of two that brings every coordinate below 1: any frame gives the same
@@ -394,6 +414,7 @@ std::tuple<Tensor, Tensor, Tensor> knn(Tensor x, Tensor query, Tensor ptr, Tenso
   Tensor indices = torch::stable::new_empty(x, {m, k}, ScalarType::Long);
   Tensor distances = torch::stable::new_empty(x, {m, k}, ScalarType::Double);
   Tensor counts = torch::stable::new_empty(x, {2}, ScalarType::Long);
+  const KeepDenormals keep;
   Search search(x, query, k, exclude_self, indices, distances);
   const int64_t *ends = ptr.const_data_ptr<int64_t>(), *query_ends = query_ptr.const_data_ptr<int64_t>();
   std::vector<Segment> small;
