@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from imbal_kernels.ops import backends
+
 SCHEMES = ("balanced", "inverse", "inverse_sqrt", "effective")
 
 
@@ -12,7 +14,7 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
     """Examples of each class: (num_classes,) int64, on the labels' device.
 
     Unlike `torch.bincount` it does not synchronise on a GPU. A label out of range is a ValueError on a
-    CPU; on a GPU it makes every count -1, which `class_weights` turns into NaN.
+    CPU; on a GPU, compiled or under vmap it makes every count -1, which `class_weights` turns into NaN.
 
     Example:
         >>> import torch, imbal_kernels as ik
@@ -27,7 +29,7 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
         raise ValueError(f"num_classes must be a positive int, got {num_classes!r}")
     ids = labels.reshape(-1).long()
     bad = (ids < 0) | (ids >= num_classes)
-    if labels.device.type == "cpu" and bool(bad.any()):
+    if _may_look(labels) and bool(bad.any()):
         row = int(bad.int().argmax())
         raise ValueError(f"label {int(ids[row])} at position {row} is out of range: 0 to {num_classes - 1}")
     counts = ids.new_zeros(num_classes + 1)
@@ -100,6 +102,11 @@ def log_prior(counts: Tensor) -> Tensor:
     return (n / n.sum()).log().float()
 
 
+def _may_look(tensor: Tensor) -> bool:
+    """Whether what a tensor holds can decide about an error."""
+    return tensor.device.type == "cpu" and not (torch.compiler.is_compiling() or backends.in_transform())
+
+
 def _counts(counts: Tensor) -> Tensor:
     if not isinstance(counts, Tensor):
         raise TypeError(f"counts must be a Tensor, got {type(counts).__name__}")
@@ -109,7 +116,7 @@ def _counts(counts: Tensor) -> Tensor:
         raise TypeError(f"counts must be integers or real, got {counts.dtype}")
     n = counts.double()
     valid = (n > 0) & torch.isfinite(n)
-    if counts.device.type == "cpu" and not bool(valid.all()):
+    if _may_look(counts) and not bool(valid.all()):
         where = int((~valid).flatten().int().argmax())
         raise ValueError(f"counts must be positive and finite, got {counts.flatten()[where].item()} for class {where}")
     return torch.where(valid, n, torch.nan)

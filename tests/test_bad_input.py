@@ -85,6 +85,8 @@ CASES = [
     (bce(t=T.clone().index_fill_(0, torch.tensor([3]), 1.5)), ValueError,
      f"target 1.5 at row 3, class 0 {OUT_OF_RANGE}"),
     (bce(t=T - 0.5), ValueError, f"target -0.5 at row 0, class 0 {OUT_OF_RANGE}"),
+    (bce(t=T.clone().index_fill_(0, torch.tensor([2]), -1)), ValueError, f"target -1 at row 2, class 0 {OUT_OF_RANGE}"),
+    (focal(t=(2 * T - 1).to(torch.int8)), ValueError, f"target -1 at row 0, class 0 {OUT_OF_RANGE}"),
     (focal(t=T + torch.inf), ValueError, f"target inf at row 0, class 0 {OUT_OF_RANGE}"),
     # alpha and gamma
     (focal(alpha="0.25"), TypeError, f"{ALPHA} str"),

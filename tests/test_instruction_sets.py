@@ -102,6 +102,22 @@ def test_same_bits_for_any_number_of_threads(instruction_set):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("shape, targets", [((60_000, 80), "ids"), ((4_300_003, 1), "soft")], ids=str)
+def test_outputs_too_large_to_cache(shape, targets, instruction_set, exact, assert_within, bound):
+    """16 MiB and more are stored past the caches, with and without a remainder of a vector."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(shape, generator=generator) * 4).requires_grad_()
+    ids = torch.randint(-1, shape[1] + 1, shape[:1], generator=generator)
+    t = ids if targets == "ids" else torch.rand(shape, generator=generator)
+    values = (ids[:, None] == torch.arange(shape[1])).float() if targets == "ids" else t
+    expected = exact(x, values, gamma=0, alpha=-1)
+    for reduction, total in (("none", expected.loss), ("sum", expected.loss.sum())):
+        loss = ik.binary_cross_entropy_with_logits(x, t, reduction=reduction)
+        (grad,) = torch.autograd.grad(loss.sum(), x)
+        assert_within(loss.detach(), total, bound(0))
+        assert_within(grad, expected.grad, bound(0), expected.terms)
+
+
 def test_bad_row(instruction_set):
     ids = torch.zeros(1000, dtype=torch.int32)
     ids[[613, 614]] = 77

@@ -317,6 +317,35 @@ def test_op():
     assert torch.equal(torch.vmap(lambda x: ik.knn(x, 4)[0])(stacked)[1], ik.knn(2 * x, 4)[0])
 
 
+def test_copies_of_x_and_query_exclude_self(instruction_set):
+    """A compiler may hand the op x and query in two buffers: what row i of query is does not depend on where it is."""
+    x, ends = (normal(700, 3) * 4).round(), torch.tensor([0, 700])
+    indices, distances, _ = torch.ops.imbal_kernels.knn(x, x.clone(), ends, ends, 4, True)
+    assert_same((indices, distances), brute_force(x, 4))
+
+
+def test_compiled_on_what_was_computed():
+    torch._dynamo.reset()
+    x = normal(40, 3)
+    compiled = torch.compile(lambda x: ik.knn(x * 2, 3), fullgraph=True)
+    assert_same(compiled(x), ik.knn(x * 2, 3))
+
+
+def test_flushed_denormals_do_not_matter():
+    """torch.set_flush_denormal is a mode of one thread."""
+    before = torch.get_num_threads()
+    for x in (normal(3000, 3) * 1e-41, normal(3000, 3).double() * 1e-160):
+        expected = ik.knn(x, 3)
+        try:
+            torch.set_flush_denormal(True)
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                assert_same(ik.knn(x, 3), expected)
+        finally:
+            torch.set_flush_denormal(False)
+            torch.set_num_threads(before)
+
+
 def test_runs_on_the_reference_without_the_library(monkeypatch):
     x = normal(60, 3)
     expected = ik.knn(x, 4)

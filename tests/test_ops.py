@@ -164,6 +164,23 @@ def test_compiles_dynamic(name, device):
         compare(LOSSES[name], compiled, *problem(device, n))
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_bad_labels_under_compile_and_func(reduction, device):
+    """Compiled code calls the kernel, which says which row; torch.func runs the reference: NaN, gradient included."""
+    torch._dynamo.reset()
+    x, ids = problem(device)
+    ids[7] = 90
+
+    def loss(x):
+        return ik.sigmoid_focal_loss(x, ids, reduction=reduction).sum()
+
+    if device == "cpu":
+        with pytest.raises(ValueError, match="target 90 at row 7 is out of range"):
+            torch.compile(loss, fullgraph=True, backend="aot_eager")(x)
+    grad, value = torch.func.grad_and_value(loss)(x.detach())
+    assert value.isnan() and grad[7].isnan().all() and not grad[:7].isnan().any()
+
+
 def test_meta_tensors_have_a_loss_and_a_gradient():
     x = torch.zeros(7, 3, device="meta", requires_grad=True)
     loss = ik.sigmoid_focal_loss(x, torch.zeros(7, device="meta", dtype=torch.long), reduction="sum")
@@ -195,6 +212,33 @@ def test_func_jvp(name, device):
     loss, tangent = torch.func.jvp(lambda x: LOSSES[name](x, t), (x.detach(),), (direction,))
     assert tangent.dtype == loss.dtype
     torch.testing.assert_close(tangent.sum(), (grad * direction).sum(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_vectorized_autograd(name, device):
+    """torch.autograd maps backward over a batch of upstream gradients, or forward mode over directions."""
+    x, t = problem(device)
+    x = x.detach()
+
+    def jacobian(**options):
+        return torch.autograd.functional.jacobian(lambda x: LOSSES[name](x, t), x, **options)
+
+    expected = jacobian()
+    torch.testing.assert_close(jacobian(vectorize=True), expected)
+    forward = jacobian(vectorize=True, strategy="forward-mode")
+    torch.testing.assert_close(forward, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 2.7])
+def test_forward_mode_of_hard_targets(gamma, device):
+    x, t = problem(device, kind="dense")
+
+    def loss(t):
+        return ik.sigmoid_focal_loss(x.detach(), t, gamma=gamma, reduction="sum")
+
+    tangent = torch.func.jvp(loss, (t,), (torch.ones_like(t),))[1]
+    (grad,) = torch.autograd.grad(loss(t.requires_grad_()), t)
+    torch.testing.assert_close(tangent, grad.sum(), rtol=1e-5, atol=1e-6)
 
 
 def test_fakes_have_the_right_shapes(device):

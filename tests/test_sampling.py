@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -210,6 +211,25 @@ def test_generator(name):
     torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=other)
     assert torch.equal(g.get_state(), other.get_state())
     assert torch.equal(torch.random.get_rng_state(), other.get_state())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_default_device_does_not_matter(name):
+    function, options = EVERY[name]
+    x, y = table()
+    expected = getattr(ik, function)(x, y, generator=seeded(), **options)
+    with torch.device("meta"):
+        for functions in (ik, reference):
+            assert same(getattr(functions, function)(x, y, generator=seeded(), **options), expected)
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_neighbours_are_any_integer(name):
+    function, options = SYNTHETIC[name]
+    numbers = {"n_neighbors": np.int64(4)} if name == "adasyn" else {"k_neighbors": np.int32(4)}
+    x, y = table()
+    expected = getattr(ik, function)(x, y, generator=seeded(), **options, **{k: int(v) for k, v in numbers.items()})
+    assert same(getattr(ik, function)(x, y, generator=seeded(), **options, **numbers), expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU's generator to refuse")

@@ -30,6 +30,19 @@ def test_bad_label_spoils_the_counts_on_a_gpu(device):
         assert counts.tolist() == [-1, -1] and ik.class_weights(counts).isnan().all()
 
 
+def test_weights_from_counts_compile_and_map(device):
+    labels = torch.tensor([[0, 0, 2, 1], [1, 1, 1, 9]], device=device)
+
+    def weights(labels):
+        return ik.class_weights(ik.class_counts(labels, 3))
+
+    expected = torch.stack([weights(labels[0]), torch.full((3,), torch.nan, device=device)])
+    torch._dynamo.reset()
+    compiled = torch.compile(weights, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.stack([compiled(row) for row in labels]), expected, equal_nan=True)
+    torch.testing.assert_close(torch.vmap(weights)(labels), expected, equal_nan=True)
+
+
 COUNTS = torch.tensor([1, 10, 123_456, 99, 2**40])
 
 

@@ -186,9 +186,11 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
     wrong |= ((t < zero) | (t > one)) & ~skip;
     store(b.t + i, V(skip ? mark : t));
   }
-  if (bad < 0 && any<A>(wrong))
+  if (bad < 0 && any<A>(wrong)) {
+    read(s.target_type, s.target, begin, n, b.t);  // again: a bad -1 looks like an ignored element by now
     for (int64_t i = 0; bad < 0; ++i)
-      if ((b.t[i] < 0 && b.t[i] != kIgnored) || b.t[i] > 1) bad = begin + i;
+      if ((b.t[i] < 0 || b.t[i] > 1) && b.t[i] != A(s.ignore_index)) bad = begin + i;
+  }
   return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, 0, n};
 }
 

@@ -104,8 +104,9 @@ class Search {
  private:
   int64_t room() const { return keep_ + std::max<int64_t>(keep_, 16); }
   int64_t list_bytes() const { return room() * 12; }
+  // Whether the queries are the candidates. Where a row is excluded they are, though a compiler may have copied them.
   bool itself(const Segment& s) const {
-    return x_.data == query_.data && s.begin == s.first_query && s.count == s.queries;
+    return exclude_self_ || (x_.data == query_.data && s.begin == s.first_query && s.count == s.queries);
   }
   int64_t own(const Segment& s, int64_t query) const { return exclude_self_ ? s.first_query + query - s.begin : -1; }
 
@@ -311,6 +312,7 @@ std::tuple<Tensor, Tensor, Tensor> knn(Tensor x, Tensor query, Tensor ptr, Tenso
   Tensor indices = torch::stable::new_empty(x, {m, k}, ScalarType::Long);
   Tensor distances = torch::stable::new_empty(x, {m, k}, ScalarType::Double);
   Tensor counts = torch::stable::new_empty(x, {2}, ScalarType::Long);
+  const KeepDenormals keep;
   Search search(x, query, k, exclude_self, indices, distances);
   const int64_t *ends = ptr.const_data_ptr<int64_t>(), *query_ends = query_ptr.const_data_ptr<int64_t>();
   std::vector<Segment> small;

@@ -5,6 +5,10 @@
 #include <atomic>
 #include <cstdint>
 
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -25,14 +29,27 @@ class Buffer {
   T* data_;
 };
 
+// A caller may have its thread flush denormals, which the definition does not and other threads need not.
+struct KeepDenormals {
+#if defined(__SSE2__)
+  unsigned int saved = _mm_getcsr();
+  KeepDenormals() { _mm_setcsr(saved & ~0x8040u); }
+  ~KeepDenormals() { _mm_setcsr(saved); }
+#else
+  KeepDenormals() {}
+#endif
+};
+
 // Tasks 0 to n, handed to whichever thread is free; inside another task, all to the one that asks.
 template <class F>
 void for_each_task(int64_t n, F f) {
-  if (n == 1) return f(0);
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, [&](int64_t, int64_t) {
+  auto work = [&](int64_t, int64_t) {
+    const KeepDenormals keep;
     for (int64_t i = next++; i < n; i = next++) f(i);
-  });
+  };
+  if (n == 1) return work(0, 1);
+  torch::stable::parallel_for(0, std::min<int64_t>(n, torch::stable::get_num_threads()), 1, work);
 }
 
 // Parts [begin, end) of 0 to n, `size` each.

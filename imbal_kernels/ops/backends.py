@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 library = torch.library.Library("imbal_kernels", "DEF")
 
@@ -72,8 +73,8 @@ def _warn(device: str, reason: str) -> None:
 
 @torch.compiler.assume_constant_result  # traced, the stack of transforms would never look empty
 def in_transform() -> bool:
-    """Inside torch.func / vmap, whose tensors no kernel can read."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Inside torch.func, vmap or forward-mode autograd, whose tensors no kernel can read."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def checks_requested() -> bool:

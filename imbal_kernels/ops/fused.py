@@ -65,8 +65,10 @@ class _FusedLoss(torch.autograd.Function):
             grad = family.raw(problem, _compact(upstream), NO_LOSS, True)[1]
         else:
             grad = family.raw(problem, None, NO_LOSS, True)[1] if grad is None else grad
-            if compiling or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
-                grad = grad * upstream.to(grad.dtype)  # a replayed backward must not rescale twice
+            batched = not compiling and torch._C._functorch.is_legacy_batchedtensor(upstream)  # autograd's own vmap
+            if compiling or batched or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
+                # A replayed backward must not rescale twice, and a batch of upstream gradients can't in place.
+                grad = grad * upstream.to(grad.dtype)
             else:
                 _ops.rescale_(grad, upstream)
         return (None, None, grad) + (None,) * (len(problem) - 1)

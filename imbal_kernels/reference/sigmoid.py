@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from imbal_kernels import formula
 from imbal_kernels.arguments import SigmoidProblem, holds_object, is_ignored, sigmoid_problem
@@ -37,7 +38,7 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
         if factor is not None:
             loss = weigh(factor, loss)
     loss = torch.where(ignored, 0.0, loss * problem.scale)
-    loss = torch.where(bad, torch.nan, loss)
+    loss = loss * torch.where(bad, torch.nan, 1.0).to(wide)  # a factor, so that the gradient is NaN as well
     if problem.elementwise:
         return loss if problem.fp32_loss else loss.to(problem.input.dtype)
     total = loss.sum()
@@ -112,7 +113,7 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
         return torch.ones_like(x)
     x = _limited(x, gamma)
     k = t * torch.sigmoid(-x) + (1 - t) * torch.sigmoid(x)
-    if t.requires_grad:
+    if t.requires_grad or forward_ad.unpack_dual(t).tangent is not None:
         return k**gamma
     hard = (t == 0) | (t == 1)
     log_k = torch.where(t == 1, F.logsigmoid(-x), F.logsigmoid(x))

@@ -1,5 +1,6 @@
 """From a user's arguments to a checked search: types, shapes and ranges here, what a tensor holds in `check_values`."""
 
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ def knn_problem(
 ) -> KnnProblem:
     """Checks everything but what the tensors hold."""
     _check_points("x", x)
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+    if isinstance(k, bool) or not isinstance(k, (Integral, torch.SymInt)):
         raise TypeError(f"k must be an int, got {type(k).__name__}")
     if not 1 <= k <= MAX_NEIGHBORS:
         raise ValueError(f"k must be in [1, {MAX_NEIGHBORS}], got {k}")

@@ -21,7 +21,7 @@ def class_rows(resampling: Resampling) -> tuple[Tensor, Tensor]:
 
 def offsets(sizes: Iterable[int], like: Tensor) -> Tensor:
     """0 and the running sums of sizes: (len + 1,) int64 on the device of `like`."""
-    return torch.tensor([0, *sizes]).cumsum(0).to(like.device)
+    return torch.tensor([0, *sizes], device="cpu").cumsum(0).to(like.device)
 
 
 def nearest(

@@ -179,4 +179,4 @@ def _check_tensors(X: Tensor, y: Tensor) -> None:
 
 def draw_key(generator: torch.Generator | None) -> int:
     """The next 64-bit draw of a CPU generator (None: the default one). Taken last: an error takes none."""
-    return int(torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator))
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator))
