@@ -111,10 +111,11 @@ def timm_bce(x: Tensor, target: Tensor, smoothing: float = 0.1, pos_weight: Tens
 
 
 def asl(x: Tensor, y: Tensor, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float = 0.05) -> Tensor:
-    """AsymmetricLoss of the ASL repository, and timm's AsymmetricLossMultiLabel: the sum over a batch's labels.
+    """AsymmetricLoss of the ASL repository: the sum over a batch's labels. timm's AsymmetricLossMultiLabel is the same
+    with reduction="sum"; its "batchmean" (the default in 1.0.31) is this over the batch.
 
-    Theirs cuts the logarithm at 1e-8 and by default leaves the focusing factor out of the gradient; this one has
-    the gradient of the loss.
+    Theirs cuts the logarithm at 1e-8, and with disable_torch_grad_focal_loss leaves the focusing factor out of the
+    gradient; this one has the gradient of the loss.
     """
     return asymmetric_loss(x, y, gamma_neg, gamma_pos, clip, "sum")
 

@@ -19,6 +19,10 @@ BUDGETS = {
     "focal fp32 general gamma": (34, 3.2),
     "focal bf16 general gamma": (34, 3.2),
     "focal bf16 alpha 1": (27, 2.1),
+    "quality fp32 scores C=80": (30, 2.1),
+    "quality bf16 scores C=91": (36, 3.2),
+    "varifocal fp32 scores C=80": (30, 2.1),
+    "asymmetric fp32 no clip C=80": (30, 2.1),
 }
 SOFTMAX = {
     "softmax fp32 C=64": 24,
