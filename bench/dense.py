@@ -12,6 +12,7 @@ from torch import Tensor
 import imbal_kernels as ik
 from bench import peers
 from bench.harness import COPY, OURS, Contestant, Workload
+from bench.inputs import Inputs
 from bench.peers import ALPHA, GAMMA
 
 PEERS = ("torchvision",)
@@ -22,7 +23,7 @@ BYTES = "bytes of logits read, gradient written, labels read once; levels writte
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Inputs):
     """A head's outputs after the prior bias, one object in a thousand anchors."""
 
     levels: list[Tensor]  # (1, A * C, H, W)
@@ -38,14 +39,9 @@ class Problem:
         labels[torch.rand(labels.shape, generator=generator) < 0.999] = -1
         return cls([level.to(device, dtype).requires_grad_() for level in levels], labels.to(device))
 
-    @functools.cached_property
-    def _source(self) -> list[Tensor]:
-        return [level.detach().clone() for level in self.levels]
-
-    def write(self) -> None:
-        """The levels anew, the same ones: what a head's last layer does."""
-        for level, source in zip(self.levels, self._source, strict=True):
-            level.detach().copy_(source)
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        return self.levels
 
     @functools.cached_property
     def expected(self) -> list[Tensor]:
@@ -62,15 +58,7 @@ class Problem:
         return [loss.detach(), *(level.grad for level in self.levels if level.grad is not None)]
 
     def check(self, name: str, run: Callable[[], Sequence[Tensor]]) -> None:
-        step = torch.finfo(self.levels[0].dtype).eps
-        # Peers that compute and sum in half precision are held to what that type can give.
-        rtol = 1e-4 if self.levels[0].dtype == torch.float32 else 8 * step
-        for i, (got, true) in enumerate(zip(run(), self.expected, strict=True)):
-            try:
-                torch.testing.assert_close(got.double(), true, rtol=rtol, atol=step * float(true.abs().max()))
-            except AssertionError as error:
-                what = f"gradient of level {i - 1}" if i else "loss"
-                raise AssertionError(f"{name}, {what}: {error}") from None
+        self.hold(name, run(), self.expected)
 
 
 def torchvision_way(focal: Callable[..., Tensor], levels: Sequence[Tensor], labels: Tensor) -> Tensor:

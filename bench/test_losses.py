@@ -8,50 +8,46 @@
 import functools
 
 import pytest
-import torch
 
-from bench import losses
+from bench import dense, losses, softmax
 from bench.harness import COPY, OURS
 
-NAMES = (
-    COPY,
-    OURS,
-    "ours, upstream 2",
-    "ours, recomputed",
-    "ours, dense",
-    "torchvision eager, dense",
-    "torchvision compiled, dense",
-    "torchvision eager, class ids",
-    "torchvision compiled, class ids",
-)
-CASES = [("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")]
+# Suite -> the shape on a CPU and on a GPU, and the contestants of its first workload.
+SUITES = {
+    losses: (
+        ("100000x80", "400000x80"),
+        (
+            COPY,
+            OURS,
+            "ours, upstream 2",
+            "ours, recomputed",
+            "ours, dense",
+            "torchvision eager, dense",
+            "torchvision compiled, dense",
+            "torchvision eager, class ids",
+            "torchvision compiled, class ids",
+        ),
+    ),
+    dense: (("800x1333", "800x1333"), (COPY, OURS, "torchvision eager", "torchvision compiled")),
+    softmax: (("20000x1000", "100000x1000"), (COPY, OURS, "torch eager", "torch compiled")),
+}
+MACHINES = [("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")]
+CASES = [
+    pytest.param(suite, *machine, name, id=f"{suite.__name__.split('.')[-1]}-{'-'.join(machine)}-{name}")
+    for suite, (_, names) in SUITES.items()
+    for machine in MACHINES
+    for name in names
+]
 
 
 @functools.lru_cache(maxsize=1)  # tests come grouped by case; two problems at once would not fit every machine
-def _workload(device, dtype):
-    return next(losses.workloads(device, [dtype], losses.SHAPES[device][:1], losses.PEERS, True))
+def _workload(suite, device, dtype):
+    shape = SUITES[suite][0][device == "cuda"]
+    return next(suite.workloads(device, [dtype], [shape], suite.PEERS, True))
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
-@pytest.mark.parametrize("name", NAMES)
-def test_sigmoid_focal(benchmark, case, name):
-    device = case[0]
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    workload = _workload(*case)
-    if name not in workload.contestants:
-        pytest.skip(f"{name}: {workload.missing.get(name.split()[0], 'not among the contestants')}")
-    contestant = workload.contestants[name]
-    contestant.check()
-    benchmark.group = workload.name
-
-    def run():
-        contestant.run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+@pytest.mark.parametrize("suite, device, dtype, name", CASES)
+def test_loss(timed, suite, device, dtype, name):
     slow = "eager" in name and device == "cpu"
-    before = workload.prepare if device == "cpu" else None
-    benchmark.pedantic(run, setup=before, rounds=7 if slow else 25, warmup_rounds=2)
-    if benchmark.stats:
-        benchmark.extra_info["GB/s"] = contestant.amount / benchmark.stats.stats.median / 1e9
+    make = functools.partial(_workload, suite, device, dtype)
+    timed(make, device, name, rounds=7 if slow else 25, warmup_rounds=2)

@@ -8,7 +8,6 @@
 import functools
 
 import pytest
-import torch
 
 from bench import neighbors, smote
 from bench.harness import OURS
@@ -28,21 +27,6 @@ def _workload(suite, device):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("suite, name", CASES)
-def test_neighbors(benchmark, suite, name, device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    workload = _workload(suite, device)
-    if name not in workload.contestants:
-        pytest.skip(workload.missing.get(name, "runs on a CPU"))
-    contestant = workload.contestants[name]
-    contestant.check()
-    benchmark.group = workload.name
-
-    def run():
-        contestant.run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark.pedantic(run, rounds=15 if name.startswith(OURS) else 5, warmup_rounds=1)
-    if benchmark.stats:
-        benchmark.extra_info[workload.unit] = contestant.amount / benchmark.stats.stats.median / 1e9
+def test_neighbors(timed, suite, name, device):
+    make = functools.partial(_workload, suite, device)
+    timed(make, device, name, rounds=15 if name.startswith(OURS) else 5, warmup_rounds=1)

@@ -398,11 +398,14 @@ def _per_image(
         raise ValueError(
             f'normalizer="positives_per_image" needs {name} of shape (images, ..., C), got {tuple(input.shape)}'
         )
-    images = input.shape[0]
-    positives = holds_object(target, classes, ignore, dense).flatten(1).sum(1).clamp(min=1)
-    per_image = (positives * images).to(dtype).reciprocal()
+    factors = per_image(holds_object(target, classes, ignore, dense), dtype)
     rows = math.prod(input.shape[1:-1])
-    return per_image[:, None].expand(images, rows).reshape(-1, 1).contiguous()  # of one image the reshape is a view
+    return factors[:, None].expand(-1, rows).reshape(-1, 1).contiguous()  # of one image the reshape is a view
+
+
+def per_image(positive: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 / (images * max(1, positives of the image)), (images,), from (images, ...) marks."""
+    return (positive.flatten(1).sum(1).clamp(min=1) * positive.shape[0]).to(dtype).reciprocal()
 
 
 def scale_of(

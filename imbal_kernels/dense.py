@@ -1,7 +1,7 @@
 """Losses straight from a detector's head: several levels of (N, A * C, H, W), read where they are."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,8 @@ from imbal_kernels.arguments import (
     check_same_device,
     check_tensor,
     holds_object,
+    per_image,
 )
-
-# count(target, num_classes, ignore_index, dense, positives) -> 0-d integer tensor
-Count = Callable[[Tensor, int, int, bool, bool], Tensor]
 
 
 def dense_focal_loss(
@@ -71,13 +69,14 @@ def dense_focal_loss(
         tensor(249.4500)
     """
     parts = split_levels(levels, labels, num_classes)
+    ids = labels if isinstance(labels, Tensor) else torch.cat(list(labels), 1)
     options = level_options(
-        parts, num_classes, reduction, weight, pos_weight, ignore_index, normalizer, process_group, ops.count_targets
+        parts, ids, num_classes, reduction, weight, pos_weight, ignore_index, normalizer, process_group
     )
     total: Tensor | None = None
-    for (logits, ids), factors in zip(parts, options, strict=True):
+    for (logits, level_ids), factors in zip(parts, options, strict=True):
         loss = functional.sigmoid_focal_loss(
-            logits, ids, alpha, gamma, "sum", label_smoothing=label_smoothing, ignore_index=ignore_index,
+            logits, level_ids, alpha, gamma, "sum", label_smoothing=label_smoothing, ignore_index=ignore_index,
             loss_weight=loss_weight, **factors,
         )  # fmt: skip
         total = loss if total is None else total + loss
@@ -136,6 +135,7 @@ def _split_labels(labels: Tensor | Sequence[Tensor], level: Tensor, sizes: list[
 
 def level_options(
     parts: list[tuple[Tensor, Tensor]],
+    ids: Tensor,
     num_classes: int,
     reduction: str,
     weight: Tensor | None,
@@ -143,40 +143,32 @@ def level_options(
     ignore_index: int,
     normalizer: float | Tensor | str | None,
     process_group: Any,
-    count: Count,
 ) -> list[dict[str, Any]]:
-    """weight, pos_weight and normalizer of each level's sum, such that the sums add up to the whole loss."""
+    """weight, pos_weight and normalizer of each level's sum, such that the sums add up to the whole loss. ids: those
+    of all levels, (N, M)."""
     if reduction == "none":
         raise ValueError(
             'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'
         )
     check_reduction(reduction, normalizer, process_group)
-    ids = [part[1] for part in parts]
     divisor = normalizer
     if normalizer == "positives":
-        divisor = torch.stack([count(_flat(i), num_classes, ignore_index, False, True) for i in ids]).sum().clamp(min=1)
+        divisor = ops.count_targets(ids, num_classes, ignore_index, False, True).clamp(min=1)
     elif normalizer == "positives_per_image":
         divisor = None
-        weight = _per_image(parts, num_classes, ignore_index, weight)
+        weight = _per_image(parts[0][0], ids, num_classes, ignore_index, weight)
     elif normalizer is None and reduction == "mean":
-        rows = torch.stack([count(_flat(i), num_classes, ignore_index, False, False) for i in ids]).sum()
-        divisor = num_classes * rows
+        divisor = num_classes * ops.count_targets(ids, num_classes, ignore_index, False, False)
     factors = zip(_split(weight, parts), _split(pos_weight, parts), strict=True)
     return [{"weight": w, "pos_weight": p, "normalizer": divisor} for w, p in factors]
 
 
-def _flat(ids: Tensor) -> Tensor:
-    return ids.reshape(-1).contiguous()
-
-
 def _per_image(
-    parts: list[tuple[Tensor, Tensor]], num_classes: int, ignore_index: int, weight: Tensor | None
+    logits: Tensor, ids: Tensor, num_classes: int, ignore_index: int, weight: Tensor | None
 ) -> Tensor:
     """weight / (images * max(1, positives of the image)), (N, 1, 1) at least."""
-    logits = parts[0][0]
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    found = [holds_object(ids, num_classes, ignore_index, False).flatten(1).sum(1) for _, ids in parts]
-    each = (torch.stack(found).sum(0).clamp(min=1) * logits.shape[0]).to(dtype).reciprocal()[:, None, None]
+    each = per_image(holds_object(ids, num_classes, ignore_index, False), dtype)[:, None, None]
     if weight is None:
         return each
     check_constant("weight", weight, logits)

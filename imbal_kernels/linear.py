@@ -10,6 +10,7 @@ from torch import Tensor
 
 from imbal_kernels import functional, ops
 from imbal_kernels.arguments import check_reduction, check_same_device, check_tensor
+from imbal_kernels.softmax_arguments import per_class
 
 # A chunk's logits take at most this, and their gradient the same: large enough for the matrix product to run at full
 # speed, small against what it replaces (4 GB for 50,000 rows of 20,000 classes in fp32).
@@ -73,9 +74,9 @@ def linear_focal_loss(
     _check(features, weight, bias, labels, reduction)
     divisor = normalizer
     if normalizer == "positives":
-        divisor = _count(labels, weight, ignore_index, True).clamp(min=1)
+        divisor = ops.count_targets(labels, weight.shape[0], ignore_index, False, True).clamp(min=1)
     elif normalizer is None and reduction == "mean":
-        divisor = _count(labels, weight, ignore_index, False) * weight.shape[0]
+        divisor = ops.count_targets(labels, weight.shape[0], ignore_index, False, False) * weight.shape[0]
     loss_of = functools.partial(
         functional.sigmoid_focal_loss, alpha=alpha, gamma=gamma, reduction="sum", weight=class_weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor,
@@ -120,7 +121,10 @@ def linear_cross_entropy(
     _check(features, weight, bias, labels, reduction)
     divisor = normalizer
     if normalizer == "positives" or (normalizer is None and reduction == "mean"):
-        divisor = _row_weights(labels, class_weight, ignore_index, features.dtype, weighted=normalizer is None)
+        wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+        weights = per_class("weight", class_weight, features, weight.shape[0], wide)
+        counted = None if normalizer == "positives" else weights
+        divisor = ops.sum_weights(labels.contiguous(), counted, weight.shape[0], ignore_index)
         divisor = divisor.clamp(min=1) if normalizer == "positives" else divisor
     loss_of = functools.partial(
         functional.cross_entropy, weight=class_weight, ignore_index=ignore_index, reduction="sum",
@@ -154,23 +158,6 @@ def _check(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
         raise TypeError(f"features, weight and bias must have one dtype, got {features.dtype} and {weight.dtype}")
 
 
-def _count(labels: Tensor, weight: Tensor, ignore_index: int, positives: bool) -> Tensor:
-    return ops.count_targets(labels.reshape(-1).contiguous(), weight.shape[0], ignore_index, False, positives)
-
-
-def _row_weights(
-    labels: Tensor, class_weight: Tensor | None, ignore_index: int, dtype: torch.dtype, weighted: bool
-) -> Tensor:
-    """The sum of the class weights of the rows that are not ignored, or their number."""
-    ids = labels.reshape(-1).long()
-    kept = ids != ignore_index
-    if class_weight is None or not weighted:
-        return kept.sum()
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    last = class_weight.shape[0] - 1  # a label beyond is refused with its chunk
-    return torch.where(kept, class_weight.to(wide)[ids.clamp(0, last)], 0).sum()
-
-
 def _apply(loss_of: LossOf, features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
     device = features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
@@ -187,7 +174,8 @@ class _LinearLoss(torch.autograd.Function):
         ctx.loss_of, ctx.dtype = loss_of, dtype
         ctx.save_for_backward(labels, features, weight, bias)
         wanted = [needed and dtype != torch.float16 for needed in ctx.needs_input_grad[3:]]
-        loss, ctx.grads = _chunks(loss_of, dtype, labels, features, weight, bias, wanted, None)
+        loss, grads = _chunks(loss_of, dtype, labels, features, weight, bias, wanted, None)
+        ctx.grads = grads if any(wanted) else None
         return loss
 
     @staticmethod
@@ -197,7 +185,7 @@ class _LinearLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         if torch.is_grad_enabled():  # a second derivative may follow
             grads = _in_full(ctx.loss_of, ctx.dtype, labels, (features, weight, bias), wanted, upstream)
-        elif grads is None or grads == [None] * 3:
+        elif grads is None:
             _, grads = _chunks(ctx.loss_of, ctx.dtype, labels, features, weight, bias, wanted, upstream)
         else:
             grads = [None if grad is None else grad * upstream.to(grad.dtype) for grad in grads]
@@ -234,8 +222,11 @@ def _chunks(
                 of_weight += grad.T @ x
             if of_bias is not None:
                 of_bias += grad.sum(0, dtype=wide)
-    cast = [None if g is None else g.to(t.dtype) for g, t in ((of_weight, weight), (of_bias, bias)) if t is not None]
-    return total, [of_features, *cast, *([None] if bias is None else [])]
+    return total, [
+        of_features,
+        None if of_weight is None else of_weight.to(weight.dtype),
+        None if of_bias is None or bias is None else of_bias.to(bias.dtype),
+    ]
 
 
 def _in_full(

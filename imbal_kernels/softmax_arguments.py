@@ -71,8 +71,8 @@ def softmax_problem(
     args.check_options(gamma, label_smoothing, ignore_index, loss_weight)
     if probabilities and ignore_index >= 0:
         raise ValueError("ignore_index is not supported for floating point target")
-    weight = _per_class("weight", weight, input, classes, dtype)
-    logit_adjustment = _per_class("logit_adjustment", logit_adjustment, input, classes, dtype)
+    weight = per_class("weight", weight, input, classes, dtype)
+    logit_adjustment = per_class("logit_adjustment", logit_adjustment, input, classes, dtype)
     flat = target.reshape(rows.shape if probabilities else (rows.shape[0], rows.shape[2])).contiguous()
 
     divisor: float | Tensor = 1.0
@@ -132,7 +132,8 @@ def _targets_are_probabilities(input: Tensor, target: Tensor) -> bool:
     return False
 
 
-def _per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dtype: torch.dtype) -> Tensor | None:
+def per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dtype: torch.dtype) -> Tensor | None:
+    """One value for each class, in the dtype that arithmetic is done in."""
     if value is None:
         return None
     if not isinstance(value, Tensor):

@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #endif
 
+#include "denormals.h"
 #include "knn.h"
 #include "sigmoid_loss.h"
 #include "softmax_loss.h"

@@ -228,8 +228,8 @@ std::string cpu_capability(std::string name) {
 
 STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CPU, m) {
   m.impl("_sigmoid_loss_cpu", TORCH_BOX(&sigmoid_loss));
-  m.impl("_count_targets_cpu", TORCH_BOX(&count_targets));
-  m.impl("_rescale_cpu_", TORCH_BOX(&rescale_));
+  m.impl("count_targets", TORCH_BOX(&count_targets));
+  m.impl("rescale_", TORCH_BOX(&rescale_));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CompositeExplicitAutograd, m) {

@@ -175,7 +175,7 @@ Tensor sum_weights(Tensor target, OptionalTensor weight, int64_t classes, int64_
 
 STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CPU, m) {
   m.impl("_softmax_loss_cpu", TORCH_BOX(&softmax_loss));
-  m.impl("_sum_weights_cpu", TORCH_BOX(&sum_weights));
+  m.impl("sum_weights", TORCH_BOX(&sum_weights));
 }
 
 }  // namespace

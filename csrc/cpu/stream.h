@@ -115,17 +115,6 @@ Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const O
   return background(formula, k, o, 0, first) + some(first, last) + background(formula, k, o, last, vectors);
 }
 
-// Denormals cost a hundred cycles each on x86 and carry nothing a gradient needs.
-struct FlushDenormals {
-#if defined(__SSE2__)
-  unsigned int saved = _mm_getcsr();
-  FlushDenormals() { _mm_setcsr(saved | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved); }
-#else
-  FlushDenormals() {}
-#endif
-};
-
 // Chunks first to last - 1; the first bad target, or -1.
 template <class F, class A = typename F::A>
 int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {

@@ -5,12 +5,10 @@
 #include <atomic>
 #include <cstdint>
 
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-#endif
-
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+
+#include "denormals.h"
 
 namespace imbal {
 
@@ -27,17 +25,6 @@ class Buffer {
  private:
   torch::stable::Tensor tensor_;
   T* data_;
-};
-
-// A caller may have its thread flush denormals, which the definition does not and other threads need not.
-struct KeepDenormals {
-#if defined(__SSE2__)
-  unsigned int saved = _mm_getcsr();
-  KeepDenormals() { _mm_setcsr(saved & ~0x8040u); }
-  ~KeepDenormals() { _mm_setcsr(saved); }
-#else
-  KeepDenormals() {}
-#endif
 };
 
 // Tasks 0 to n, handed to whichever thread is free; inside another task, all to the one that asks.

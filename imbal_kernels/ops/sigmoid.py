@@ -22,10 +22,9 @@ _COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool pos
 backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
 backends.library.define(f"count_targets({_COUNT}) -> Tensor")
 backends.library.define("rescale_(Tensor(a!) grad, Tensor upstream) -> ()")
-# The C++ side of the above; the first also returns the first row with a bad target, or -1.
+# The C++ side of the first, which also returns the first row with a bad target, or -1; the others are registered
+# as they are.
 backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}) -> (Tensor, Tensor, int)")
-backends.library.define(f"_count_targets_cpu({_COUNT}) -> Tensor")
-backends.library.define("_rescale_cpu_(Tensor(a!) grad, Tensor upstream) -> ()")
 backends.library.define("_cpu_capability(str name) -> str")
 
 _ops = torch.ops.imbal_kernels
@@ -57,16 +56,6 @@ def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor
         ignore_index, scores = args[9], args[13] if len(args) > 13 else None  # what is left at its default is left out
         raise_bad_row(input, target, scores, bad_row, ignore_index)
     return loss, grad
-
-
-@torch.library.impl("imbal_kernels::count_targets", "CPU", lib=backends.library)
-def _count_targets_cpu(*args: Any) -> Tensor:
-    return _ops._count_targets_cpu(*args)
-
-
-@torch.library.impl("imbal_kernels::rescale_", "CPU", lib=backends.library)
-def _rescale_cpu(grad: Tensor, upstream: Tensor) -> None:
-    _ops._rescale_cpu_(grad, upstream)
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CUDA", lib=backends.library)
@@ -135,7 +124,7 @@ def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bo
     """Rows (class ids) or elements (values) that are not ignored, or that hold an object: a 0-d int64 tensor."""
     if backends.in_transform() or not backends.has_kernels(target):
         return reference.count_targets(target, num_classes, ignore_index, dense, positives)
-    return _ops.count_targets(target, num_classes, ignore_index, dense, positives)
+    return _ops.count_targets(target.contiguous(), num_classes, ignore_index, dense, positives)
 
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:

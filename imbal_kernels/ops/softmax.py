@@ -19,9 +19,8 @@ _SUM = "Tensor target, Tensor? weight, int num_classes, int ignore_index"
 
 backends.library.define(f"softmax_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
 backends.library.define(f"sum_weights({_SUM}) -> Tensor")
-# The C++ side of the above; the first also returns the first row with a bad class id, or -1.
+# The C++ side of the first, which also returns the first row with a bad class id, or -1.
 backends.library.define(f"_softmax_loss_cpu({_ARGUMENTS}) -> (Tensor, Tensor, int)")
-backends.library.define(f"_sum_weights_cpu({_SUM}) -> Tensor")
 
 _ops = torch.ops.imbal_kernels
 
@@ -46,11 +45,6 @@ def _softmax_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor
     if bad_row >= 0:
         raise_bad_row(target, bad_row, input.shape[1])
     return loss, grad
-
-
-@torch.library.impl("imbal_kernels::sum_weights", "CPU", lib=backends.library)
-def _sum_weights_cpu(*args: Any) -> Tensor:
-    return _ops._sum_weights_cpu(*args)
 
 
 @torch.library.impl("imbal_kernels::softmax_loss", "CUDA", lib=backends.library)
