@@ -53,6 +53,26 @@ def test_opcheck_of_sigmoid_loss(dtype, kind, want_grad, mode, device):
     torch.library.opcheck(raw.sigmoid_loss.default, arguments)
 
 
+@pytest.mark.parametrize("formula", ["quality_focal", "varifocal", "asymmetric"])
+@pytest.mark.parametrize("mode, want_grad", [(ops.NO_LOSS, True), (ops.ELEMENTWISE, False), (ops.SUM, True)])
+def test_opcheck_of_the_other_formulas(formula, mode, want_grad, device):
+    x, ids = problem(device)
+    upstream = torch.tensor(2.0, device=device) if mode == ops.NO_LOSS else None
+    arguments = (x.detach(), ids, None, None, None, None, upstream, 0.75, 2.0, 0.0, 1.0, -100, mode, want_grad, False)
+    scores = None if formula == "asymmetric" else torch.rand(33, device=device)
+    options = {"scores": scores, "formula": formula, "gamma_pos": 1.0, "clip": 0.05}
+    torch.library.opcheck(raw.sigmoid_loss.default, arguments, options)
+
+
+@pytest.mark.parametrize("mode", [ops.NO_LOSS, ops.SUM])
+def test_opcheck_of_a_heads_layout(mode, device):
+    x = torch.randn(2, 3, 5, 7, device=device)  # images, anchors, classes, positions
+    ids = torch.arange(42, device=device).reshape(2, 3, 7) % 7 - 1
+    upstream = torch.tensor(2.0, device=device) if mode == ops.NO_LOSS else None
+    arguments = (x, ids, None, None, None, None, upstream, 0.25, 2.0, 0.0, 1.0, -100, mode, True, False)
+    torch.library.opcheck(raw.sigmoid_loss.default, arguments)
+
+
 @pytest.mark.parametrize("positives", [False, True])
 def test_opcheck_of_the_small_ops(positives, device):
     x, ids = problem(device)
