@@ -218,3 +218,13 @@ def test_workspace_is_bounded(emulated_knn, k, d, segments, processors):
     for n, m in ((10**7, 10**7), (10**7, 1), (200, 10**9), (10**10, 10**5)):
         used = emulated_knn.workspace(segments, n, m, d, k, processors)
         assert used <= (512 << 20) + 16 * (segments + 1) + 10 * 255
+
+
+@pytest.mark.parametrize("d", (8, 256))
+@pytest.mark.parametrize("k", (5, 64, 65, 4096))
+@pytest.mark.parametrize("m", (1, 128, 10**4, 10**6))
+def test_a_launch_fills_the_device(emulated_knn, m, k, d):
+    """Two blocks for each of 132 multiprocessors, as far as a panel of queries can be shared out: in 32 lists, or by
+    the 256 panels of a chunk of scores."""
+    most = (32 if k <= 64 else 256) * -(-m // 128)
+    assert emulated_knn.tile_blocks(1, 10**6, m, d, k, 132) >= min(2 * 132, most)
