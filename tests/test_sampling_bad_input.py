@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import imbal_kernels as ik
 
@@ -130,6 +131,10 @@ CASES = [
      "sampling_strategy must map ints to ints, got str for class 'a'"),
     (smote(sampling_strategy=lambda y: 3), TypeError,
      "sampling_strategy must return a mapping of class to rows, got int"),
+    (smote(sampling_strategy={1: 2**62}), ValueError,
+     f"sampling_strategy asks for {2**62 - 6} new rows of 3 features, more than a tensor holds"),
+    (over(sampling_strategy={1: 2**80}), ValueError,
+     f"sampling_strategy asks for {2**80 - 6} new rows of 3 features, more than a tensor holds"),
     # generator
     (smote(generator=0), TypeError, "generator must be a torch.Generator or None, got int"),
     (smote(generator=-1), TypeError, "generator must be a torch.Generator or None, got int"),
@@ -165,3 +170,19 @@ def test_bad_values_in_what_is_only_copied():
     """Over- and under-sampling at random copy rows, whatever they hold, as imbalanced-learn does."""
     x = patched(float("nan"))
     assert ik.random_oversample(x, Y)[0].isnan().any() and ik.random_undersample(x, Y)[0].shape == (12, 3)
+
+
+@pytest.mark.parametrize("name", ["smote", "borderline_smote", "adasyn", "random_oversample", "random_undersample"])
+def test_derivatives(name):
+    """None is computed: a tensor that asks for one is refused, forwards too, unless nobody differentiates."""
+    sampler = getattr(ik, name)
+    message = r"X has a tangent, but no derivative is computed for it: pass X.detach\(\)"
+    with forward_ad.dual_level(), pytest.raises(ValueError, match=message):
+        sampler(forward_ad.make_dual(X, X), Y)
+    x = torch.randn(40, 3, requires_grad=True)
+    y = (torch.arange(40) < 12).long()
+    with pytest.raises(ValueError, match="X requires grad"):
+        sampler(x, y)
+    with torch.no_grad():
+        rows, _ = sampler(x, y, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rows, sampler(x.detach(), y, generator=torch.Generator().manual_seed(0))[0])
