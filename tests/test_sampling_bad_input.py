@@ -79,6 +79,8 @@ CASES = [
     (smote(y=Y * 0), ValueError, ONE_CLASS),
     (under(y=Y * 0 + 5), ValueError, ONE_CLASS),
     # neighbours
+    (smote(torch.zeros(20, 4097)), ValueError,
+     "X must have at most 4096 features, or no neighbours are found, got 4097"),
     (smote(k_neighbors=0), ValueError, "k_neighbors must be from 1 to 4095, got 0"),
     (smote(k_neighbors=4096), ValueError, "k_neighbors must be from 1 to 4095, got 4096"),
     (smote(k_neighbors=2.5), TypeError, "k_neighbors must be an int, got float"),

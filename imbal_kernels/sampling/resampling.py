@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.checks import FLOATS, INTEGERS
-from imbal_kernels.sampling.arguments import MAX_NEIGHBORS, check_finite, check_no_derivative
+from imbal_kernels.sampling.arguments import MAX_COLUMNS, MAX_NEIGHBORS, check_finite, check_no_derivative
 from imbal_kernels.sampling.strategy import Strategy, counts_of
 
 LABELS = (*INTEGERS, torch.bool)
@@ -69,6 +69,8 @@ def under_sampling(
 
 def points(X: Tensor) -> Tensor:
     """X as `knn` takes it: integers become the narrowest float that holds them; int64 beyond 2^53 is rounded."""
+    if X.shape[1] > MAX_COLUMNS:
+        raise ValueError(f"X must have at most {MAX_COLUMNS} features, or no neighbours are found, got {X.shape[1]}")
     if X.is_floating_point():
         return X
     return X.to(torch.float64 if X.dtype in (torch.int32, torch.int64) else torch.float32)
