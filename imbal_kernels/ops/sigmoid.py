@@ -105,7 +105,7 @@ def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int
     )
 
 
-def _check_alphas(alphas: Tensor | None) -> None:
+def check_alphas(alphas: Tensor | None) -> None:
     if type(alphas) is Tensor and not bool((alphas <= 1).all()):
         raise ValueError(
             f"alpha must be at most 1 (below 0 switches it off), got a tensor with {alphas.max():g}; "
@@ -137,7 +137,7 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
         kernels = kernels and problem.input.is_cuda and by_key(problem.formula).triton is not None
     checked_by_kernel = kernels and problem.input.device.type == "cpu"
     if not torch.compiler.is_compiling() and (problem.input.device.type == "cpu" or backends.checks_requested()):
-        _check_alphas(problem.alpha_per_class)
+        check_alphas(problem.alpha_per_class)
         if not checked_by_kernel:
             _check_targets(problem)
     if not kernels:
