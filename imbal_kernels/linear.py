@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from imbal_kernels import ops
-from imbal_kernels.arguments import INTEGERS, check_reduction, check_same_device, check_tensor, sigmoid_problem
+from imbal_kernels.arguments import divisor_of, sigmoid_problem
+from imbal_kernels.checks import INTEGERS, check_reduction, check_same_device, check_tensor
+from imbal_kernels.normalizer import EMANormalizer, Normalizer
 from imbal_kernels.softmax_arguments import per_class, softmax_problem
 
 
@@ -23,7 +25,7 @@ def linear_focal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = "positives",
+    normalizer: Normalizer = "positives",
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -31,17 +33,18 @@ def linear_focal_loss(
 
     Rows are taken in chunks of at most 32 MiB of logits (one row at least): product, loss and gradient, then the
     products of the backward pass. Peak memory beyond the arguments and their gradients, whatever the number of rows
-    and classes: two such chunks; where features are half, and weight is or is cast by autocast, also the weight's
-    gradient in float32 and the cast weight. fp16 waits for the upstream gradient, and its product is taken twice.
+    and classes: two such chunks, and in half precision 4 bytes for each element of `weight`. fp16 waits for the
+    upstream gradient, and its product is taken twice.
 
     Args:
         features: (..., D), float32, bfloat16, float16 or float64; under autocast its dtype.
         weight: (C, D), the layer's. bias: (C,) or None.
-        labels: class ids, `features.shape[:-1]`: 0 to C - 1 a class, -1 and C both background.
+        labels: class ids, `features.shape[:-1]`: 0 to C - 1 a class, -1 and C both background. With one class, 0 is
+            the object.
         reduction: "sum" | "mean".
         class_weight, pos_weight: (C,).
         alpha, gamma, label_smoothing, ignore_index, loss_weight: as in `sigmoid_focal_loss`.
-        normalizer: a number, a 0-d tensor, "positives" or None.
+        normalizer: "positives", an `EMANormalizer`, a number, a 0-d tensor or None.
 
     Returns:
         A 0-d tensor, float32 for half inputs. Differentiable twice; the second derivative has the logits in full.
@@ -58,20 +61,17 @@ def linear_focal_loss(
         ...     loss, ik.sigmoid_focal_loss(layer(features), labels, reduction="sum", normalizer="positives")
         ... )
     """
-    if normalizer == "positives_per_image":
+    if isinstance(normalizer, str) and normalizer == "positives_per_image":
         raise ValueError('normalizer="positives_per_image" needs images; rows of features have none')
-    check_reduction(reduction, normalizer, process_group)
+    check_reduction(reduction, "positives" if isinstance(normalizer, EMANormalizer) else normalizer, process_group)
     _check(features, weight, bias, labels, reduction)
-    divisor = normalizer
-    if normalizer == "positives":
-        divisor = ops.count_targets(labels, weight.shape[0], ignore_index, False, True).clamp(min=1)
-    elif normalizer is None and reduction == "mean":
-        divisor = ops.count_targets(labels, weight.shape[0], ignore_index, False, False) * weight.shape[0]
     rows, ids, none = _rows(features, weight, labels)
+    classes, count = weight.shape[0], ops.count_targets
     problem = sigmoid_problem(
         "inputs", "labels", none, ids[:0], alpha=alpha, gamma=gamma, reduction="sum", weight=class_weight,
-        pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor,
-        loss_weight=loss_weight, process_group=None, count=ops.count_targets,
+        pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
+        normalizer=divisor_of(normalizer, reduction, ids, classes, ignore_index, False, none, count),
+        loss_weight=loss_weight, process_group=None, count=count, class_ids=True,
     )  # fmt: skip
     return ops.linear_loss("sigmoid", (rows, weight, bias), ids, problem)
 

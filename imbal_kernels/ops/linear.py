@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.arguments import is_ignored
 from imbal_kernels.ops import backends, sigmoid, softmax
 from imbal_kernels.ops.fused import FAMILIES, NO_LOSS, SUM, compact, rescaled
+from imbal_kernels.targets import is_ignored
 
 # A chunk's logits take at most this, and their gradient the same: large enough for the matrix product to run at full
 # speed, small against what it replaces (4 GB for 50,000 rows of 20,000 classes in fp32).
@@ -124,13 +124,12 @@ def _check(name: str, problem: Any, classes: int) -> None:
     if ids.device.type != "cpu" and not backends.checks_requested():
         return
     backends.refuse_capture(ids)
+    FAMILIES[name].check(problem, True)
     least, most = (-1, classes) if name == "sigmoid" else (0, classes - 1)
     wrong = ((ids < least) | (ids.long() > most)) & ~is_ignored(ids, problem.ignore_index)
-    row = int(wrong.int().argmax()) if ids.numel() else 0
-    if name == "sigmoid":
-        sigmoid.check_alphas(problem.alpha_per_class)
-    if not ids.numel() or not wrong[row]:
+    if not wrong.any():
         return
+    row = int(wrong.flatten().int().argmax())
     if name == "sigmoid":
         sigmoid.raise_bad_row(problem.input, ids, None, row, problem.ignore_index)
     softmax.raise_bad_row(ids, row, classes)

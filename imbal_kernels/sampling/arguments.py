@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import check_tensor
+from imbal_kernels.checks import check_tensor
 
 MAX_NEIGHBORS = MAX_COLUMNS = 4096
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import FLOATS, INTEGERS
+from imbal_kernels.checks import FLOATS, INTEGERS
 from imbal_kernels.sampling.arguments import MAX_NEIGHBORS, check_finite
 from imbal_kernels.sampling.strategy import Strategy, counts_of
 
