@@ -84,6 +84,11 @@ class Row:
     ratio: float
     peak_mib: float | None
 
+    @property
+    def amount(self) -> float:
+        """The work done: of a loss the megabytes of a single pass, of a search the megaflops."""
+        return self.rate * self.median
+
 
 @dataclass(frozen=True)
 class Result:
@@ -278,10 +283,10 @@ class Record:
         return cls(data["environment"], results)
 
 
-def run_all(workloads: Iterable[Workload], device: str, rounds: int, show: Callable[[Result], None]) -> Record:
-    facts = environment(device)
-    results = []
+def run_all(workloads: Iterable[Workload], record: Record, rounds: int, show: Callable[[Result], None]) -> None:
+    """Adds to the record the results that it lacks, and shows each."""
+    known = {result.name for result in record.results}
     for workload in workloads:
-        results.append(measure(workload, rounds))
-        show(results[-1])
-    return Record(facts, results)
+        if workload.name not in known:
+            record.results.append(measure(workload, rounds))
+            show(record.results[-1])
