@@ -56,7 +56,7 @@ def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f"there is no suite {name}: choose from {', '.join(SUITES)}")
     for shape in () if args.shapes in (None, ["all"]) else args.shapes:
         if not all(part.isdecimal() and int(part) > 0 for part in shape.split("x")) or shape.count("x") != 1:
-            parser.error(f"--shapes takes ROWSxCOLUMNS such as 100000x80, or "all" alone, got {shape}")
+            parser.error(f'--shapes takes ROWSxCOLUMNS such as 100000x80, or "all" alone, got {shape}')
     known = {peer for name in args.suites or SUITES for suite in SUITES[name] for peer in suite.PEERS}
     for peer in args.peers or ():
         if peer not in known:

@@ -34,6 +34,8 @@ SANITIZED = {
 }
 # PyTorch's cache of freed memory would hide an access that is out of range.
 SANITIZER = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode", "1")
+# Where the toolkit's programs are when PATH does not say so.
+PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"))
 LEAST = 15  # seconds in which no part that matters comes to an end
 
 
@@ -91,14 +93,15 @@ def _run(part: Part, folder: Path, dry: bool, left: float, later: float) -> str:
     command = part.dry if dry else part.command
     if command is None:
         return "needs a GPU"
-    if part.needs and shutil.which(part.needs) is None:
+    if part.needs and shutil.which(part.needs, path=PATH) is None:
         return f"FAILED: {part.needs} is not installed"
     limit = min(left, max(part.seconds, left - later))
     if limit < min(part.seconds, LEAST):
         return "NOT RUN: no time is left; the same command again goes on from here"
     start = time.monotonic()
     with (folder / f"{name}.log").open("w") as log:
-        variables = os.environ | {"FORCE_CUDA": "1"}  # the rehearsal builds the CUDA library too
+        # The rehearsal builds the CUDA library too; elsewhere a test that finds no GPU fails.
+        variables = os.environ | {"PATH": PATH, "FORCE_CUDA": "1", "IMBAL_REQUIRE_CUDA": "" if dry else "1"}
         # A session of its own: compilers and workers that it started end with it.
         process = subprocess.Popen(
             command, cwd=ROOT, env=variables, stdout=log, stderr=log, start_new_session=True

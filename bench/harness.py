@@ -19,6 +19,7 @@ added after another's turn does not grow with the rows.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -37,6 +38,8 @@ from tqdm import tqdm
 from imbal_kernels.ops import backends
 
 COPY, OURS = "copy in place", "ours"
+PEERS = ("torchvision", "liger-kernel", "quack-kernels", "mmcv", "apex", "scikit-learn", "imbalanced-learn",
+         "faiss-cpu", "torch-cluster", "pykeops")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ def environment(device: str) -> dict[str, str | int | float]:
         "commit": _output("git", "rev-parse", "--short", "HEAD"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": _version("triton") or "none",
+        "peers": ", ".join(f"{name} {version}" for name in PEERS if (version := _version(name))),
     }
     if device == "cuda":
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
@@ -255,9 +259,9 @@ def _cpu_name() -> str:
 
 def _version(package: str) -> str:
     try:
-        return __import__(package).__version__
-    except ImportError:
-        return "none"
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _output(*command: str) -> str:

@@ -124,7 +124,7 @@ def summary(records: Sequence[Record]) -> str:
             ]
             if ours:
                 figures = f"{ours.median:.2f} | {ours.spread:.0%} | {ours.of_roof:.0%}"
-                lines.append(f"| {result.name} | {figures} | {', '.join(peers)} |")
+                lines.append(f"| {result.name} | {figures} | {'; '.join(peers)} |")
         parts.append("\n".join(lines))
     if not any("cuda" in record.environment for record in records):
         parts.append("**On a GPU: not measured yet.**")
