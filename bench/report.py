@@ -1,6 +1,7 @@
 """Results for people: a table for the terminal, a plot against the roofline, the README's section."""
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -113,9 +114,11 @@ def page(records: Sequence[Record], plots: str = "plots") -> str:
 def summary(records: Sequence[Record]) -> str:
     """A line a workload: ours, and by how much it is faster than each peer."""
     parts = []
-    for record in records:
-        lines = [f"{_facts(record)}.", "", "| | ours, ms | spread | of roof | ours is faster than |", "|---" * 5 + "|"]
-        for result in record.results:
+    for facts, group in itertools.groupby(sorted(records, key=_facts), _facts):
+        lines = ["| | ours, ms | spread | of roof | ours is faster than |", "|---" * 5 + "|"]
+        missing: dict[str, str] = {}
+        for result in (result for record in group for result in record.results):
+            missing |= result.missing
             ours = result.row(OURS)
             peers = [
                 f"{row.contestant} {row.ratio:.1f}x"
@@ -125,7 +128,8 @@ def summary(records: Sequence[Record]) -> str:
             if ours:
                 figures = f"{ours.median:.2f} | {ours.spread:.0%} | {ours.of_roof:.0%}"
                 lines.append(f"| {result.name} | {figures} | {'; '.join(peers)} |")
-        parts.append("\n".join(lines))
+        absent = "; ".join(f"{peer}: {why}" for peer, why in missing.items())
+        parts += [f"{facts}.", "\n".join(lines), *([f"Missing: {absent}."] if absent else [])]
     if not any("cuda" in record.environment for record in records):
         parts.append("**On a GPU: not measured yet.**")
     return "\n\n".join(parts)

@@ -176,6 +176,7 @@ def test_figures_stand_between_the_marks_alone():
         assert once.startswith("before\n\n<!--") and once.endswith("-->\n\nafter\n")
         assert results.rewritten(once, figures) == once
     assert "| w | 1.00 | 0% | 100% | peer 3.0x |" in report.summary([record])
+    assert "Missing: torch: not installed." in report.summary([record])
     assert "On a GPU: not measured yet" in report.summary([record])
     page = report.page([record])
     assert "| peer | 1.0 | 1.00 | 0% | 1.0 | 100% | 3.00x | 0.0 |" in page and "Missing: torch: not installed." in page
