@@ -6,14 +6,16 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+import imbal_kernels as ik
 from imbal_kernels import demo
 from imbal_kernels.demo import boxes, choice, evaluate, figures, remedies, scenes, tables
-from imbal_kernels.demo.detector import Detector, giou_loss, normalize
+from imbal_kernels.demo.detector import Detector, giou_loss, normalize, rows
 from imbal_kernels.demo.train import Data, data_order, train
 
 
@@ -107,19 +109,38 @@ def test_always_background_is_accurate_and_worthless(data):
     assert scores.output_ap == pytest.approx(1 - accuracy)
 
 
+def pyramid(images):
+    """Logits as the detector's class head writes them, channels last."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [scenes.SIZE // stride for stride in boxes.STRIDES]
+    levels = [torch.randn(images, scenes.NUM_CLASSES, n, n, generator=generator) for n in sizes]
+    return [level.to(memory_format=torch.channels_last) for level in levels]
+
+
 def test_eager_formula_is_the_same_loss(data):
-    ids = data.ids[:4].flatten()
-    logits = torch.randn(len(ids), scenes.NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+    levels, ids = pyramid(4), data.ids[:4]
     focal = remedies.make_remedies(remedies.output_counts(data.ids))[-1]
-    torch.testing.assert_close(focal.loss(logits, ids), remedies.eager_focal_loss(logits, ids))
+    torch.testing.assert_close(focal.loss(levels, ids), remedies.eager_focal_loss(levels, ids))
+
+
+def test_the_other_losses_are_pytorchs(data):
+    levels, ids = pyramid(4), data.ids[:4]
+    counts = remedies.output_counts(data.ids)
+    plain, weighted, _ = remedies.make_remedies(counts)
+    logits, truth = rows(levels).reshape(-1), torch.from_numpy(evaluate.one_hot(ids)).float()
+    total = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+    torch.testing.assert_close(plain.loss(levels, ids), total / truth.sum())
+    negative, positive = ik.class_weights(counts)
+    weight = torch.where(truth == 1, positive, negative)
+    mean = F.binary_cross_entropy_with_logits(logits, truth, weight=weight)
+    torch.testing.assert_close(weighted.loss(levels, ids), mean)
 
 
 def test_balanced_weights_are_one_on_average(data):
-    ids = data.ids.flatten()
-    weighted = remedies.make_remedies(remedies.output_counts(ids))[1]
-    flat = torch.zeros(len(ids), scenes.NUM_CLASSES)
-    assert float(weighted.loss(flat, ids)) == pytest.approx(np.log(2), rel=1e-4)
-    assert remedies.background_share(flat, ids, weighted) == pytest.approx(0.5, abs=1e-3)
+    weighted = remedies.make_remedies(remedies.output_counts(data.ids))[1]
+    flat = [torch.zeros_like(level) for level in pyramid(len(data.ids))]
+    assert float(weighted.loss(flat, data.ids)) == pytest.approx(np.log(2), rel=1e-4)
+    assert remedies.background_share(flat, data.ids, weighted) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_giou_of_equal_boxes_is_zero_and_has_a_gradient():
@@ -130,7 +151,9 @@ def test_giou_of_equal_boxes_is_zero_and_has_a_gradient():
 
 
 def test_detector_starts_at_the_prior():
-    logits, sides = Detector(prior=0.01)(normalize(torch.zeros(2, 3, 128, 128, dtype=torch.uint8)))
+    levels, sides = Detector(prior=0.01)(normalize(torch.zeros(2, 3, 128, 128, dtype=torch.uint8)))
+    assert [level.shape for level in levels] == [level.shape for level in pyramid(2)]
+    logits = rows(levels)
     assert logits.shape == (2, len(boxes.grid()[0]), scenes.NUM_CLASSES)
     assert sides.shape == (2, len(boxes.grid()[0]), 4)
     assert bool((sides > 0).all())

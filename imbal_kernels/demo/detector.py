@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,8 @@ def _tower(width: int) -> nn.Sequential:
 
 
 class Detector(nn.Module):
-    """Images (B, 3, H, W) to class logits (B, A, 10) and side distances (B, A, 4) in strides."""
+    """Images (B, 3, H, W) to class logits, (B, 10, h, w) for each level of the pyramid, and side distances (B, A, 4)
+    in strides."""
 
     def __init__(self, prior: float = 0.01) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class Detector(nn.Module):
             if head.bias is not None:
                 nn.init.constant_(head.bias, bias)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         fine = self.stem(images)
         middle = self.down8(fine)
         coarse = self.down16(middle)
@@ -53,14 +56,14 @@ class Detector(nn.Module):
             levels[i] = levels[i] + nn.functional.interpolate(levels[i + 1], scale_factor=2.0)
         logits, sides = [], []
         for features in levels:
-            logits.append(_rows(self.classes(self.class_tower(features))))
-            sides.append(_rows(self.sides(self.side_tower(features))))
-        return torch.cat(logits, 1), torch.cat(sides, 1).clamp(max=4.0).exp()
+            logits.append(self.classes(self.class_tower(features)))
+            sides.append(self.sides(self.side_tower(features)))
+        return logits, rows(sides).clamp(max=4.0).exp()
 
 
-def _rows(maps: Tensor) -> Tensor:
-    """(B, K, H, W) to (B, H * W, K)."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+def rows(levels: Sequence[Tensor]) -> Tensor:
+    """Levels (B, K, h, w) to one row for each of the A locations: (B, A, K)."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
 
 
 def normalize(images: Tensor) -> Tensor:

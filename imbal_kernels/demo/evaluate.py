@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from torch import Tensor
 
 from .boxes import detect, iou
-from .detector import Detector, normalize
+from .detector import Detector, normalize, rows
 from .scenes import NUM_CLASSES, Scenes
 
 MATCH_IOU = 0.5
@@ -42,7 +42,7 @@ def predict(model: Detector, scenes: Scenes, device: torch.device) -> tuple[Tens
     model.eval()
     parts = [model(normalize(batch.to(device))) for batch in scenes.images.split(32)]
     model.train()
-    return torch.cat([p[0] for p in parts]).cpu(), torch.cat([p[1] for p in parts]).cpu()
+    return torch.cat([rows(p[0]) for p in parts]).cpu(), torch.cat([p[1] for p in parts]).cpu()
 
 
 def at_threshold(truth: np.ndarray, p: np.ndarray, threshold: float) -> tuple[float, float, float]:

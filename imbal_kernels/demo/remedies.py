@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +13,16 @@ import imbal_kernels as ik
 
 from .boxes import BACKGROUND
 from .choice import BEST
+from .detector import rows
 from .scenes import NUM_CLASSES
 
 ALPHA, GAMMA = 0.25, 2.0
+Levels = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """One way to train the class outputs: `loss` takes logits (R, 10) and class ids (R,).
+    """One way to train the class outputs: `loss` takes the pyramid's logits, (B, 10, h, w) each, and class ids (B, A).
 
     `lr` is the peak learning rate.
     """
@@ -29,7 +31,7 @@ class Remedy:
     recipe: str
     lr: float
     color: str
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Levels, Tensor], Tensor]
 
 
 def output_counts(ids: Tensor) -> Tensor:
@@ -43,20 +45,17 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     pos_weight = ik.binary_pos_weight(counts)
     negative_weight = ik.class_weights(counts)[0]
 
-    def plain(logits: Tensor, ids: Tensor) -> Tensor:
-        return ik.binary_cross_entropy_with_logits(
-            logits, ids, reduction="sum", normalizer="positives"
-        )
+    def plain(levels: Levels, ids: Tensor) -> Tensor:
+        return ik.dense_focal_loss(levels, ids, NUM_CLASSES, alpha=-1, gamma=0)
 
-    def weighted(logits: Tensor, ids: Tensor) -> Tensor:
-        return ik.binary_cross_entropy_with_logits(
-            logits, ids, pos_weight=pos_weight, loss_weight=negative_weight
-        )
+    def weighted(levels: Levels, ids: Tensor) -> Tensor:
+        return ik.dense_focal_loss(
+            levels, ids, NUM_CLASSES, alpha=-1, gamma=0, reduction="mean", normalizer=None,
+            pos_weight=pos_weight, loss_weight=negative_weight,
+        )  # fmt: skip
 
-    def focal(logits: Tensor, ids: Tensor) -> Tensor:
-        return ik.sigmoid_focal_loss(
-            logits, ids, ALPHA, GAMMA, reduction="sum", normalizer="positives"
-        )
+    def focal(levels: Levels, ids: Tensor) -> Tensor:
+        return ik.dense_focal_loss(levels, ids, NUM_CLASSES, ALPHA, GAMMA)
 
     weights = ik.class_weights(counts).tolist()
     recipe = f"weights {weights[0]:.2f} and {weights[1]:,.0f} from counts, mean over outputs"
@@ -67,10 +66,11 @@ def make_remedies(counts: Tensor) -> list[Remedy]:
     ]
 
 
-def eager_focal_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """The same focal loss as it is usually written: one-hot targets, one tensor an operation."""
+def eager_focal_loss(levels: Levels, ids: Tensor) -> Tensor:
+    """The same focal loss as it is usually written: levels in one tensor, one-hot targets, one tensor an operation."""
+    logits = rows(levels)
     positive = ids != BACKGROUND
-    targets = F.one_hot(ids.clamp(min=0), NUM_CLASSES).to(logits.dtype) * positive[:, None]
+    targets = F.one_hot(ids.clamp(min=0), NUM_CLASSES).to(logits.dtype) * positive[..., None]
     p = torch.sigmoid(logits)
     ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_t = p * targets + (1 - p) * (1 - targets)
@@ -78,11 +78,10 @@ def eager_focal_loss(logits: Tensor, ids: Tensor) -> Tensor:
     return (alpha_t * ce * (1 - p_t) ** GAMMA).sum() / positive.sum().clamp(min=1)
 
 
-def background_share(logits: Tensor, ids: Tensor, remedy: Remedy) -> float:
+def background_share(levels: Levels, ids: Tensor, remedy: Remedy) -> float:
     """Share of the gradient's absolute sum that comes from negative outputs."""
-    leaf = logits.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(remedy.loss(leaf, ids), leaf)
-    rows = (ids != BACKGROUND).nonzero()[:, 0]
+    leaves = [level.detach().requires_grad_() for level in levels]
+    gradient = rows(torch.autograd.grad(remedy.loss(leaves, ids), leaves))
+    positive = F.one_hot(ids.clamp(min=0), NUM_CLASSES).bool() & (ids != BACKGROUND)[..., None]
     total = gradient.abs().sum(dtype=torch.float64)
-    positive = gradient[rows, ids[rows]].abs().sum(dtype=torch.float64)
-    return float(1 - positive / total)
+    return float(1 - gradient[positive].abs().sum(dtype=torch.float64) / total)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .boxes import assign_all
 from .detector import Detector, giou_loss, normalize
 from .evaluate import one_hot, predict
-from .remedies import Remedy, background_share, eager_focal_loss
+from .remedies import Levels, Remedy, background_share, eager_focal_loss
 from .scenes import Scenes
 
 
@@ -88,12 +88,11 @@ def train(
     history = History()
     for step, chosen in enumerate(order, start=1):
         images = normalize(train_data.scenes.images[chosen].to(device))
-        ids = train_data.ids[chosen].flatten().to(device)
-        logits, sides = model(images)
-        logits = logits.flatten(0, 1)
+        ids = train_data.ids[chosen].to(device)
+        levels, sides = model(images)
         if step in (1, settings.steps):
-            history.share.append(background_share(logits, ids, remedy))
-        loss = remedy.loss(logits, ids) + _box_loss(sides, ids, train_data.distances[chosen])
+            history.share.append(background_share(levels, ids, remedy))
+        loss = remedy.loss(levels, ids) + _box_loss(sides, ids, train_data.distances[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -106,10 +105,10 @@ def train(
 
 
 def _box_loss(sides: Tensor, ids: Tensor, distances: Tensor) -> Tensor:
-    """Mean GIoU loss over the positives of sides (B, A, 4), ids (B * A,), distances (B, A, 4)."""
-    rows = (ids >= 0).nonzero()[:, 0]
-    target = distances.flatten(0, 1)[rows.cpu()].to(sides.device)
-    return giou_loss(sides.flatten(0, 1)[rows], target) / max(len(rows), 1)
+    """Mean GIoU loss over the positives of sides (B, A, 4), ids (B, A), distances (B, A, 4)."""
+    positive = ids >= 0
+    target = distances[positive.cpu()].to(sides.device)
+    return giou_loss(sides[positive], target) / max(len(target), 1)
 
 
 def _output_ap(model: Detector, data: Data, device: torch.device) -> float:
@@ -138,24 +137,24 @@ class LossTime:
 def time_losses(
     model: Detector, remedy: Remedy, data: Data, batch: int, repeats: int = 30
 ) -> LossTime:
-    """Time `remedy` (the focal one) against its eager formula on the same logits and class ids.
+    """Time `remedy` (the focal one) against its eager formula on the same levels and class ids.
 
     The two alternate, so that a slow moment of the machine meets both.
     """
     device = next(model.parameters()).device
-    ids = data.ids[:batch].flatten().to(device)
+    ids = data.ids[:batch].to(device)
     images = data.scenes.images[:batch].to(device)
     with torch.no_grad():
-        logits = model(normalize(images))[0].flatten(0, 1)
-    leaf = logits.detach().requires_grad_()
+        leaves = [level.requires_grad_() for level in model(normalize(images))[0]]
 
-    def once(loss: Callable[[Tensor, Tensor], Tensor]) -> float:
-        leaf.grad = None
-        return _milliseconds(lambda: loss(leaf, ids).backward(), device)
+    def once(loss: Callable[[Levels, Tensor], Tensor]) -> float:
+        for leaf in leaves:
+            leaf.grad = None
+        return _milliseconds(lambda: loss(leaves, ids).backward(), device)
 
     def whole_step() -> None:
-        outputs, sides = model(normalize(images))
-        loss = remedy.loss(outputs.flatten(0, 1), ids)
+        levels, sides = model(normalize(images))
+        loss = remedy.loss(levels, ids)
         (loss + _box_loss(sides, ids, data.distances[:batch])).backward()
         model.zero_grad()
 
@@ -164,4 +163,4 @@ def time_losses(
     pairs = [(once(remedy.loss), once(eager_focal_loss)) for _ in range(repeats)]
     ours, eager = (statistics.median(times) for times in zip(*pairs, strict=True))
     step = statistics.median(_milliseconds(whole_step, device) for _ in range(5))
-    return LossTime(ours, eager, step, len(ids))
+    return LossTime(ours, eager, step, ids.numel())
