@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
+from .logits import (
+    base_of, label_of_row, largest, level_of, power_of, scale_of_row, terms_of_id, terms_of_probabilities,
+)  # fmt: skip
 
 
 @triton.jit
@@ -41,11 +43,6 @@ def _tile(
 
 
 @triton.jit
-def _finite(x):
-    return tl.where(x == float("-inf"), 0.0, x)
-
-
-@triton.jit
 def _raise_top(sums, top):
     """The sums of lanes for a larger top; the shifts are compared as they were rounded."""
     before, shift, total, deficit, mass, target_mass, hit = sums
@@ -53,7 +50,7 @@ def _raise_top(sums, top):
     # Between tops of different rates, or from none, nothing is left of a sum.
     same = (base_of(before, top.dtype)[0] == rate) & (before != float("-inf"))
     down = tl.where(same, tl.exp2(shift - after), 0.0)
-    deficit += mass * (_finite(top) - _finite(before))
+    deficit += mass * (level_of(top) - level_of(before))
     return top, after, total * down, deficit, mass, target_mass, hit * down
 
 
@@ -62,10 +59,11 @@ def _add_tile(sums, x, t, a, SUMS: tl.constexpr, HITS: tl.constexpr, FAST: tl.co
     raised = _raise_top(sums, tl.maximum(sums[0], tl.max(x, axis=0)))
     top, shift, total, deficit, mass, target_mass, hit = raised
     base = base_of(top, top.dtype)
+    x = largest(x)
     e = power_of(x, (base[0][None, :], base[1][None, :]), FAST)
     total += tl.sum(e, axis=0)
     if SUMS:
-        deficit += tl.sum(tl.where(a == 0, 0.0, a * (_finite(top)[None, :] - x)), axis=0)
+        deficit += tl.sum(tl.where(a == 0, 0.0, a * (level_of(top)[None, :] - x)), axis=0)
         mass += tl.sum(a, axis=0)
     if HITS:
         target_mass += tl.sum(t, axis=0)
@@ -146,7 +144,7 @@ def online_kernel(
     here = counted & known
     fill = tl.where(counted, float("nan"), 0.0).to(T)
     if PROBABILITIES:
-        loss, factor, b, c = terms_of_probabilities(
+        loss, factor, b, c, mean = terms_of_probabilities(
             top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
         )
     else:
@@ -181,8 +179,8 @@ def online_kernel(
             )
             slope = factor[None, :]
             if HITS:
-                slope -= t * c[None, :]
-            slope = power_of(x, base, FAST) * slope
+                slope += c[None, :] * (mean[None, :] - t)
+            slope = power_of(largest(x), base, FAST) * slope
             if SUMS:
                 slope -= a * b[None, :]
             tl.store(grad + offsets, slope.to(OUT), mask=mask)

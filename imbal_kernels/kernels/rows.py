@@ -9,7 +9,9 @@ import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
+from .logits import (
+    base_of, label_of_row, largest, level_of, power_of, scale_of_row, terms_of_id, terms_of_probabilities,
+)  # fmt: skip
 
 
 @triton.jit
@@ -42,9 +44,9 @@ def _weights(
 
 
 @triton.jit
-def _gap(a, top, x):
-    """a (top - x), 0 where a is, even at an infinite logit."""
-    return tl.where(a == 0, 0.0, a * (top - x))
+def _gap(a, level, x):
+    """a (level - x), 0 where a is, even at an infinite logit."""
+    return tl.where(a == 0, 0.0, a * (level - x))
 
 
 @triton.jit
@@ -96,6 +98,12 @@ def row_kernel(
         tiles += (x,)
         tops = tl.maximum(tops, x)
     top = tl.max(tops, axis=1)
+    if tl.max((top == float("inf")).to(tl.int32), axis=0) != 0:  # rare: in a branch it costs a logit nothing
+        tl.debug_barrier()  # without it the compiler clamps first and chooses then
+        clamped = ()  # type: tuple
+        for i in tl.static_range(PIECES):
+            clamped += (largest(tiles[i]),)
+        tiles = clamped
     rate, shift = base_of(top, T)
     base = (rate[:, None], shift[:, None])
     totals = tl.zeros((ROWS, WIDTH), T)
@@ -108,6 +116,7 @@ def row_kernel(
     none = tl.zeros((ROWS,), T)
     deficit, mass, target_mass, hit = none, none, none, none
     if SUMS:
+        level = level_of(top)
         zeros = tl.zeros((ROWS, WIDTH), T)
         deficits, masses, target_masses, hits = zeros, zeros, zeros, zeros
         for i in tl.static_range(PIECES):
@@ -117,7 +126,7 @@ def row_kernel(
             if not PROBABILITIES:
                 a = tl.where(col == code[:, None], 0.0, a)
             masses += a
-            deficits += _gap(a, top[:, None], tiles[i])
+            deficits += _gap(a, level[:, None], tiles[i])
             if PROBABILITIES and KIND != 0:
                 target_masses += t
                 hits += t * powers[i]
@@ -130,7 +139,7 @@ def row_kernel(
     deficit, mass = _spread(deficit, REPEATS), _spread(mass, REPEATS)
     if PROBABILITIES:
         target_mass, hit = _spread(target_mass, REPEATS), _spread(hit, REPEATS)
-        loss, a, b, c = terms_of_probabilities(
+        loss, a, b, c, mean = terms_of_probabilities(
             top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
         )
         here = one < limit
@@ -161,7 +170,7 @@ def row_kernel(
         if SUMS:
             b = tl.max(tl.where(here, b, fill), axis=1)
         if PROBABILITIES and KIND != 0:
-            c = tl.max(c, axis=1)
+            c, mean = tl.max(c, axis=1), tl.max(mean, axis=1)
         for i in tl.static_range(PIECES):
             col, offsets = _piece(i, WIDTH, row, C)
             mask = (row < limit)[:, None] & (col < C)
@@ -171,7 +180,7 @@ def row_kernel(
                     target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T
                 )
                 if PROBABILITIES and KIND != 0:
-                    slope -= t * c[:, None]
+                    slope += c[:, None] * (mean[:, None] - t)
                 grad = powers[i] * slope - weight * b[:, None]
             else:
                 grad = powers[i] * slope

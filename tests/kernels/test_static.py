@@ -147,5 +147,17 @@ def test_an_unstated_long_branch_is_not_counted():
         disassembly.executed(code, (True, True))
 
 
+def test_the_shorter_way_round_a_rare_block_counts():
+    block = ["FADD R0, R0, R0"] * (disassembly.SHORT_BLOCK + 1)
+    code = _sass(f"@P0 BRA {16 * (len(block) + 1):#x}", *block, "EXIT")
+    assert len(disassembly.shortest(code, 1)) == 2
+    with pytest.raises(ValueError, match="not stated"):
+        disassembly.shortest(code, 0)
+
+
+def test_a_branch_for_diverged_threads_is_not_followed():
+    assert len(disassembly.executed(_sass("BRA.DIV UR4, 0x20", "FADD R0, R0, R0", "EXIT"), ())) == 3
+
+
 def test_a_short_block_counts_as_executed():
     assert len(disassembly.executed(_sass("@P0 BRA 0x20", "FADD R0, R0, R0", "NOP", "EXIT"), ())) == 3
