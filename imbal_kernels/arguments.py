@@ -90,11 +90,13 @@ def sigmoid_problem(
     scores: Tensor | None = None,
     gamma_pos: float = 0.0,
     clip: float = 0.0,
+    class_ids: bool = False,
 ) -> SigmoidProblem:
-    """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale."""
+    """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale. class_ids: the target
+    is known to hold them."""
     check_reduction(reduction, normalizer, process_group)
     _check_logits(input_name, input)
-    dense = _targets_are_dense(input_name, target_name, input, target)
+    dense = not class_ids and _targets_are_dense(input_name, target_name, input, target)
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     exponent, least = FORMULAS.get(formula, ("gamma", 0.0))
@@ -109,14 +111,14 @@ def sigmoid_problem(
         alpha_scalar, alphas = _alpha(alpha, input, classes, dtype)
     weights = None if weight is None else _weight(weight, input, input_name, dtype)
     pos_weights = None if pos_weight is None else _pos_weight(pos_weight, input, input_name, dtype)
-    head = None if dense or scores is not None or reduction == "none" else _head(input)
+    flat_scores = None if scores is None else _scores(scores, input, input_name, target_name, dense, dtype)
+    head = None if dense or reduction == "none" else _head(input)
     if head is None:
         rows = input.reshape(-1, classes).contiguous()
         flat_target = target.reshape(rows.shape if dense else (rows.shape[0],)).contiguous()
     else:
         rows = head
         flat_target = _by_anchor(target, head).contiguous()
-    flat_scores = None if scores is None else _scores(scores, input, input_name, target_name, dense, dtype)
 
     divisor: float | Tensor = 1.0
     if isinstance(normalizer, Tensor):
@@ -134,6 +136,7 @@ def sigmoid_problem(
     scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
     if head is not None:
         weights, pos_weights = _rows_by_anchor(weights, head), _rows_by_anchor(pos_weights, head)
+        flat_scores = None if flat_scores is None else _by_anchor(flat_scores, head).flatten()
     return SigmoidProblem(
         input=rows,
         target=flat_target,

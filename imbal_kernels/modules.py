@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from imbal_kernels import dense, functional, sigmoid_losses
+from imbal_kernels.formula import Formula
 
 
 class _Loss(nn.Module):
@@ -227,7 +228,7 @@ class SoftmaxFocalLoss(_Loss):
 
 
 class DenseFocalLoss(_Loss):
-    """`dense_focal_loss` as a module: same arguments, same defaults.
+    """`dense_focal_loss` as a module: same arguments, same defaults; `scores` go to the call.
 
     Example:
         >>> import torch, imbal_kernels as ik
@@ -239,23 +240,32 @@ class DenseFocalLoss(_Loss):
     def __init__(
         self,
         num_classes: int,
-        alpha: float | Tensor = 0.25,
-        gamma: float = 2.0,
+        alpha: float | Tensor | None = None,
+        gamma: float | None = None,
         reduction: str = "sum",
         *,
+        normalizer: float | Tensor | str | None = "positives",
+        formula: str | Formula = "focal",
+        gamma_pos: float | None = None,
+        clip: float | None = None,
         weight: Tensor | None = None,
         pos_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        normalizer: float | Tensor | str | None = "positives",
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
     ) -> None:
         super().__init__(
-            num_classes=num_classes, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
-            pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
-            loss_weight=loss_weight, process_group=process_group,
+            num_classes=num_classes, alpha=alpha, gamma=gamma, reduction=reduction, normalizer=normalizer,
+            formula=formula, gamma_pos=gamma_pos, clip=clip, weight=weight, pos_weight=pos_weight,
+            label_smoothing=label_smoothing, ignore_index=ignore_index, loss_weight=loss_weight,
+            process_group=process_group,
         )  # fmt: skip
 
-    def forward(self, levels: Sequence[Tensor], labels: Tensor | Sequence[Tensor]) -> Tensor:
-        return dense.dense_focal_loss(levels, labels, **self.arguments())
+    def forward(
+        self,
+        levels: Sequence[Tensor],
+        labels: Tensor | Sequence[Tensor],
+        scores: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        return dense.dense_focal_loss(levels, labels, scores=scores, **self.arguments())

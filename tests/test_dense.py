@@ -1,5 +1,7 @@
 """Losses straight from a head's levels: equal to the flat loss, and to torchvision's heads as they are."""
 
+import copy
+import functools
 import sys
 import types
 
@@ -82,6 +84,101 @@ def test_dtypes(dtype, rtol, device):
     compare(*make(device, dtype), rtol=rtol)
 
 
+SQUARED = ik.Formula(lambda x, t: (torch.sigmoid(x) - t) ** 2)
+FORMULAS = {  # arguments here, and the flat loss in fp64 with its own
+    "focal": ({"alpha": 0.3, "gamma": 1.5}, ik.reference.sigmoid_focal_loss, {"alpha": 0.3, "gamma": 1.5}),
+    "quality_focal": ({"gamma": 1.5}, ik.reference.quality_focal_loss, {"beta": 1.5}),
+    "quality_focal, scores": ({}, ik.reference.quality_focal_loss, {}),
+    "varifocal": ({"alpha": 2.0, "gamma": 0.5}, ik.reference.varifocal_loss, {"alpha": 2.0, "gamma": 0.5}),
+    "varifocal, scores": ({}, ik.reference.varifocal_loss, {}),
+    "asymmetric": ({}, ik.reference.asymmetric_loss, {}),
+    "asymmetric, its own numbers": (
+        {"gamma": 2.5, "gamma_pos": 0.0, "clip": 0.2}, ik.reference.asymmetric_loss,
+        {"gamma_neg": 2.5, "gamma_pos": 0.0, "clip": 0.2},
+    ),
+    "own": ({}, functools.partial(ik.reference.elementwise_loss, SQUARED), {}),
+    "own, scores": ({}, functools.partial(ik.reference.elementwise_loss, SQUARED), {}),
+}  # fmt: skip
+COUNT = 3 * (63 + 20 + 1)
+DIVISORS = {  # each with a kind of weight
+    "positives": {"normalizer": "positives", "weight": torch.rand(CLASSES)},
+    "per image": {"normalizer": "positives_per_image", "weight": torch.rand(2, COUNT, 1)},
+    "per image, no weight": {"normalizer": "positives_per_image"},
+    "mean": {"normalizer": None, "reduction": "mean", "weight": torch.rand(2, COUNT, 1)},
+    "number": {"normalizer": 7.0, "reduction": "mean"},
+}
+
+
+def mixed(levels):
+    """The first level contiguous, the second channels-last, the last a slice."""
+    first, second, last = (level.detach() for level in levels)
+    wide = torch.stack([last, last], -1).flatten(3)
+    parts = first, second.contiguous(memory_format=torch.channels_last), wide[..., ::2]
+    return [part.requires_grad_() for part in parts]
+
+
+def flat(levels, classes):
+    parts = [x.unflatten(1, (-1, classes)).permute(0, 3, 4, 1, 2) for x in levels]
+    return torch.cat([part.reshape(part.shape[0], -1, classes) for part in parts], 1)
+
+
+def make_scores(labels, classes):
+    """0 and 1 among them; NaN where they are not read."""
+    scores = torch.rand(labels.shape, generator=torch.Generator().manual_seed(4))
+    scores[:, ::5], scores[:, 1::5] = 0, 1
+    scores = scores.to(labels.device)
+    return torch.where((labels >= 0) & (labels < classes), scores, torch.nan)
+
+
+@pytest.mark.parametrize("divisor", DIVISORS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "mixed"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_equals_its_flat_loss(name, layout, divisor, device):
+    formula, scored = (SQUARED if name.startswith("own") else name.split(",")[0]), "scores" in name
+    ours, reference, theirs = FORMULAS[name]
+    levels, labels = make(device, format=torch.channels_last if layout == "channels last" else None)
+    levels = mixed(levels) if layout == "mixed" else levels
+    options = {k: v.to(device) if k == "weight" else v for k, v in DIVISORS[divisor].items()} | {"ignore_index": -2}
+    options |= {"scores": make_scores(labels, CLASSES)} if scored else {}
+    loss = ik.dense_focal_loss(levels, labels, CLASSES, formula=formula, **ours, **options)
+    wide = [level.detach().double().requires_grad_() for level in levels]
+    options = {"reduction": "sum", **options}
+    expected = reference(flat(wide, CLASSES), labels, **theirs, **options)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    for level, got, true in zip(levels, gradients(loss, levels), gradients(expected, wide), strict=True):
+        # Where p meets a target the gradient crosses zero: then the rounding of its terms is left.
+        torch.testing.assert_close(got.double(), true, rtol=1e-5, atol=1e-5 * float(true.abs().max()))
+        assert got.is_contiguous() == level.is_contiguous() or layout == "mixed"
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 8e-3)])
+@pytest.mark.parametrize("name", ["quality_focal", "varifocal"])
+def test_scores_on_every_instruction_set(name, dtype, rtol, backend):
+    """Lines shorter and longer than a block of the kernel, and than a vector."""
+    levels, labels = make(backend, dtype, sizes=((37, 41), (5, 3), (1, 1)))
+    compare(levels, labels, rtol=rtol, formula=name, scores=make_scores(labels, CLASSES))
+
+
+def test_scores_of_a_list_and_of_every_float(device):
+    levels, labels = make(device)
+    scores = make_scores(labels, CLASSES)
+    sizes = [h * w * ANCHORS for h, w in SIZES]
+    loss = functools.partial(ik.dense_focal_loss, levels, labels, CLASSES, ignore_index=-2, formula="varifocal")
+    assert loss(scores=scores.split(sizes, 1)) == loss(scores=scores)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert loss(scores=scores.to(dtype)) == loss(scores=scores.to(dtype).float())
+
+
+def test_scores_that_require_grad_get_theirs(device):
+    levels, labels = make(device, torch.float64)
+    scores = torch.rand(labels.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(device)
+    options = {"ignore_index": -2, "formula": "quality_focal", "scores": scores.requires_grad_()}
+    got = torch.autograd.grad(ik.dense_focal_loss(levels, labels, CLASSES, **options), [scores, *levels])
+    true = torch.autograd.grad(ik.reference.dense_focal_loss(levels, labels, CLASSES, **options), [scores, *levels])
+    assert got[0].abs().sum() > 0
+    torch.testing.assert_close(got, true)
+
+
 def test_strides_and_one_image_and_lists(device):
     levels, labels = make(device, images=1)
     compare(levels, labels, normalizer="positives_per_image")
@@ -102,9 +199,11 @@ def test_more_classes_than_a_label_can_name(device):
     torch.testing.assert_close(got, ik.reference.dense_focal_loss([level], labels, 200, ignore_index=300))
 
 
-def test_nothing_of_the_size_of_the_logits_is_copied(device):
-    """A head's contiguous level goes to the kernel as it is."""
-    level, labels = torch.zeros(1, ANCHORS * CLASSES, 4, 4), torch.full((1, 48), -1)
+@pytest.mark.parametrize("options", [{}, {"formula": "varifocal", "scores": torch.ones(1, 48)}], ids=["focal", "vfl"])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+def test_nothing_of_the_size_of_the_logits_is_copied(format, options):
+    """A head's level goes to the kernel as it is, with scores too."""
+    level, labels = torch.zeros(1, ANCHORS * CLASSES, 4, 4).to(memory_format=format), torch.full((1, 48), -1)
     seen = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -115,16 +214,18 @@ def test_nothing_of_the_size_of_the_logits_is_copied(device):
             return out
 
     with Watch():
-        ik.dense_focal_loss([level], labels, CLASSES)
+        ik.dense_focal_loss([level], labels, CLASSES, **options)
     assert not seen
 
 
-def test_gradcheck(device):
+@pytest.mark.parametrize("name", FORMULAS)
+def test_gradcheck(name, device):
     levels, labels = make(device, torch.float64, sizes=((3, 2),))
-    labels = labels[:, : 6 * ANCHORS]
+    formula = SQUARED if name.startswith("own") else name.split(",")[0]
+    options = {"scores": make_scores(labels, CLASSES)} if "scores" in name else {}
 
     def loss(level):
-        return ik.dense_focal_loss([level], labels, CLASSES, ignore_index=-2)
+        return ik.dense_focal_loss([level], labels, CLASSES, ignore_index=-2, formula=formula, **options)
 
     assert torch.autograd.gradcheck(loss, levels)
     assert torch.autograd.gradgradcheck(loss, levels)
@@ -137,6 +238,45 @@ def test_backward_twice_and_another_upstream(device):
     again = torch.autograd.grad(loss * 3, levels)
     for one, three in zip(first, again, strict=True):
         torch.testing.assert_close(one * 3, three)
+
+
+HEADS = {
+    "focal": ik.DenseFocalLoss(CLASSES, ignore_index=-2),
+    "quality_focal": ik.DenseFocalLoss(CLASSES, ignore_index=-2, formula="quality_focal"),
+    "varifocal": ik.DenseFocalLoss(
+        CLASSES, ignore_index=-2, formula="varifocal", normalizer="positives_per_image", weight=torch.rand(CLASSES)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("what", ["images", "sizes"])
+def test_compiles_no_more_when_sizes_change(name, what, device):
+    """A convolution and the loss as one graph: once for the first sizes and once for any, twice with none more."""
+    torch._dynamo.reset()
+    loss = copy.deepcopy(HEADS[name]).to(device)
+    conv = torch.nn.Conv2d(4, ANCHORS * CLASSES, 3, padding=1, device=device)
+
+    def step(features, labels, scores):
+        return loss([conv(x) for x in features], labels, None if name == "focal" else scores)
+
+    def check(n):
+        sizes = [(2 * n + 3, 2 * n), (n + 2, n)] if what == "sizes" else [(7, 5), (3, 2)]
+        images = 2 if what == "sizes" else n
+        features = [torch.randn(images, 4, h, w, device=device) for h, w in sizes]
+        labels = make(device, images=images, sizes=sizes)[1]
+        arguments = features, labels, make_scores(labels, CLASSES).nan_to_num()
+        got, true = compiled(*arguments), step(*arguments)
+        torch.testing.assert_close(got, true)
+        for a, b in zip(*(torch.autograd.grad(v, conv.parameters()) for v in (got, true)), strict=True):
+            torch.testing.assert_close(a, b)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for n in (3, 4):
+        check(n)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for n in (5, 8):
+            check(n)
 
 
 def test_compiles_whole(device):
@@ -161,11 +301,6 @@ def detector_levels(size, strides, channels, device):
     generator = torch.Generator().manual_seed(1)
     shapes = [(2, channels, -(-height // s), -(-width // s)) for s in strides]
     return [(torch.randn(shape, generator=generator) - 4.6).to(device).requires_grad_() for shape in shapes]
-
-
-def flat(levels, classes):
-    parts = [x.view(x.shape[0], -1, classes, *x.shape[2:]).permute(0, 3, 4, 1, 2) for x in levels]
-    return torch.cat([part.reshape(part.shape[0], -1, classes) for part in parts], 1)
 
 
 @pytest.mark.parametrize("size", [(800, 1333), (97, 131)])
@@ -218,7 +353,7 @@ def test_equals_fcos_of_torchvision(torchvision_detection, device):
         torch.testing.assert_close(got, true, rtol=2e-3, atol=1e-9)
 
 
-LEVEL, IDS = torch.zeros(2, 10, 3, 4), torch.full((2, 24), -1)
+LEVEL, IDS, SCORES = torch.zeros(2, 10, 3, 4), torch.full((2, 24), -1), torch.zeros(2, 24)
 BAD = {
     "no levels": (([], IDS, 5), {}, TypeError, "levels must be a list of at least one Tensor, got list"),
     "a tensor": ((LEVEL, IDS, 5), {}, TypeError, "levels must be a list of at least one Tensor, got Tensor"),
@@ -231,7 +366,7 @@ BAD = {
                "levels[1] must have the images, dtype and device of levels[0], 2, torch.float32 and cpu, "
                "got 1, torch.float32 and cpu"),
     "label shape": (([LEVEL], IDS[:, :-1], 5), {}, ValueError,
-                    "labels must have shape (2, 24), one id per anchor in (h, w, a) order, got (2, 23)"),
+                    "labels must have shape (2, 24), one per anchor in (h, w, a) order, got (2, 23)"),
     "label count": (([LEVEL, LEVEL], [IDS], 5), {}, ValueError, "labels must have one tensor per level, 2, got 1"),
     "label dtype": (([LEVEL], IDS.float(), 5), {}, TypeError, "labels must be integer class ids, got torch.float32"),
     "label": (([LEVEL], IDS + 8, 5), {}, ValueError,
@@ -239,7 +374,61 @@ BAD = {
     "none": (([LEVEL], IDS, 5), {"reduction": "none"}, ValueError,
              'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'),
     "weight": (([LEVEL], IDS, 5), {"weight": torch.ones(2, 23, 1)}, ValueError,
-               "weight and pos_weight must broadcast to (N, M, C), M = 24 anchors, got (2, 23, 1)"),
+               "weight must broadcast to (N, M, C), (2, 24, 5), 1-d per class, got (2, 23, 1)"),
+    "weight of images": (([LEVEL], IDS, 5), {"weight": torch.ones(3, 1, 1)}, ValueError,
+                         "weight must broadcast to (N, M, C), (2, 24, 5), 1-d per class, got (3, 1, 1)"),
+    "weight of one class": (([LEVEL], IDS, 5), {"weight": torch.ones(1), "normalizer": "positives_per_image"},
+                            ValueError, "weight must broadcast to (N, M, C), (2, 24, 5), 1-d per class, got (1,)"),
+    "weight dims": (([LEVEL], IDS, 5), {"weight": torch.ones(1, 2, 24, 1)}, ValueError,
+                    "weight must broadcast to (N, M, C), (2, 24, 5), 1-d per class, got (1, 2, 24, 1)"),
+    "weight list": (([LEVEL], IDS, 5), {"weight": [1.0] * 5, "normalizer": "positives_per_image"}, TypeError,
+                    "weight must be a Tensor or None, got list: pass torch.tensor(...)"),
+    "weight grad": (([LEVEL], IDS, 5), {"weight": torch.ones(5, requires_grad=True)}, ValueError,
+                    "weight requires grad, but no gradient is computed for it: pass weight.detach()"),
+    "pos_weight": (([LEVEL], IDS, 5), {"pos_weight": torch.ones(4)}, ValueError,
+                   "pos_weight must broadcast to (N, M, C), (2, 24, 5), 1-d per class, got (4,)"),
+    "formula": (([LEVEL], IDS, 5), {"formula": "focla"}, ValueError,
+                'formula must be "focal", "quality_focal", "varifocal", "asymmetric" or an imbal_kernels.Formula, '
+                "got 'focla'"),
+    "a function": (([LEVEL], IDS, 5), {"formula": max}, ValueError,
+                   'formula must be "focal", "quality_focal", "varifocal", "asymmetric" or an imbal_kernels.Formula, '
+                   f"got {max}"),
+    "scores of focal": (([LEVEL], IDS, 5), {"scores": SCORES}, ValueError,
+                        'scores has no meaning in formula="focal", which takes alpha, gamma'),
+    "scores of asymmetric": (
+        ([LEVEL], IDS, 5), {"scores": SCORES, "formula": "asymmetric"}, ValueError,
+        'scores has no meaning in formula="asymmetric", which takes gamma, gamma_pos, clip'),
+    "clip of focal": (([LEVEL], IDS, 5), {"clip": 0.1}, ValueError,
+                      'clip has no meaning in formula="focal", which takes alpha, gamma'),
+    "gamma_pos": (([LEVEL], IDS, 5), {"gamma_pos": 0.0, "formula": "varifocal"}, ValueError,
+                  'gamma_pos has no meaning in formula="varifocal", which takes alpha, gamma, scores'),
+    "alpha": (([LEVEL], IDS, 5, 0.25), {"formula": "quality_focal"}, ValueError,
+              'alpha has no meaning in formula="quality_focal", which takes gamma, scores'),
+    "gamma of one's own": (([LEVEL], IDS, 5), {"gamma": 2.0, "formula": SQUARED}, ValueError,
+                           "gamma has no meaning in a Formula of your own, which takes scores"),
+    "pos_weight of one's own": (([LEVEL], IDS, 5), {"pos_weight": torch.ones(5), "formula": SQUARED}, ValueError,
+                                "pos_weight has no meaning in a Formula of your own, which takes scores"),
+    "smoothing of one's own": (([LEVEL], IDS, 5), {"label_smoothing": 0.1, "formula": SQUARED}, ValueError,
+                               "label_smoothing has no meaning in a Formula of your own, which takes scores"),
+    "beta": (([LEVEL], IDS, 5), {"gamma": 0.5, "formula": "quality_focal"}, ValueError,
+             "gamma must be finite and at least 1, got 0.5"),
+    "gamma": (([LEVEL], IDS, 5), {"gamma": "2"}, TypeError, "gamma must be a number, got str"),
+    "alpha per class": (([LEVEL], IDS, 5), {"alpha": torch.ones(5), "formula": "varifocal"}, TypeError,
+                        "alpha must be a number, got Tensor"),
+    "clip": (([LEVEL], IDS, 5), {"clip": 1.5, "formula": "asymmetric"}, ValueError,
+             "clip must be in [0, 1], got 1.5"),
+    "score shape": (([LEVEL], IDS, 5), {"scores": SCORES[:, 1:], "formula": "varifocal"}, ValueError,
+                    "scores must have shape (2, 24), one per anchor in (h, w, a) order, got (2, 23)"),
+    "score count": (([LEVEL], IDS, 5), {"scores": [SCORES] * 2, "formula": "varifocal"}, ValueError,
+                    "scores must have one tensor per level, 1, got 2"),
+    "score list": (([LEVEL], IDS, 5), {"scores": [1.0], "formula": "varifocal"}, TypeError,
+                   "scores[0] must be a Tensor, got float"),
+    "a number of scores": (([LEVEL], IDS, 5), {"scores": 1.0, "formula": "varifocal"}, TypeError,
+                           "scores must be a Tensor or a list of one per level, got float"),
+    "score dtype": (([LEVEL], IDS, 5), {"scores": IDS, "formula": "varifocal"}, TypeError,
+                    "scores must be float32, bfloat16, float16 or float64, got torch.int64"),
+    "score": (([LEVEL], IDS + 1, 5), {"scores": SCORES - 2, "formula": "varifocal"}, ValueError,
+              "score -2 at row 0 is out of range: scores must be in [0, 1]"),
     "normalizer": (([LEVEL], IDS, 5), {"normalizer": "negatives"}, ValueError,
                    'normalizer must be a number, a 0-d tensor, "positives" or "positives_per_image", got "negatives"'),
 }  # fmt: skip
@@ -258,3 +447,23 @@ def test_the_first_bad_label_in_the_users_order():
     labels[1, 7], labels[1, 2] = 9, 8  # anchor 1 of position 3; anchor 0 of position 1
     with pytest.raises(ValueError, match="target 8 at row 26 is out of range"):
         ik.dense_focal_loss([level], labels, 5)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+def test_the_first_bad_score_in_the_users_order(format, backend):
+    """Before a bad label, or behind it; those of ignored and background anchors are not looked at."""
+    level, labels = torch.zeros(2, 10, 3, 4).to(memory_format=format), torch.full((2, 24), -1)
+    scores = torch.full((2, 24), 7.0)
+    labels[0, 5] = labels[1, 3] = -100
+    labels[1, 2] = labels[1, 7] = 4
+    scores[1, 7] = float("nan")
+    scores[1, 2] = 0.5
+    loss = functools.partial(ik.dense_focal_loss, [level], labels, 5, formula="quality_focal", scores=scores)
+    with pytest.raises(ValueError, match="score nan at row 31 is out of range"):
+        loss()
+    labels[1, 4] = 9
+    with pytest.raises(ValueError, match="target 9 at row 28 is out of range"):
+        loss()
+    scores[1, 2] = 1.5
+    with pytest.raises(ValueError, match="score 1.5 at row 26 is out of range"):
+        loss()

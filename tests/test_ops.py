@@ -71,6 +71,9 @@ def test_opcheck_of_a_heads_layout(mode, device):
     upstream = torch.tensor(2.0, device=device) if mode == ops.NO_LOSS else None
     arguments = (x, ids, None, None, None, None, upstream, 0.25, 2.0, 0.0, 1.0, -100, mode, True, False)
     torch.library.opcheck(raw.sigmoid_loss.default, arguments)
+    scores = torch.rand(42, device=device)
+    for formula in ("quality_focal", "varifocal"):
+        torch.library.opcheck(raw.sigmoid_loss.default, arguments, {"scores": scores, "formula": formula})
 
 
 @pytest.mark.parametrize("positives", [False, True])

@@ -98,9 +98,10 @@ struct Busy {
   int64_t outer = -1, size = 0;
   bool group[kGroups];
 
-  template <class I>
+  template <class A, class I>
   void look(const SigmoidLoss& s, int64_t at, int64_t& bad) {
     const I* ids = (const I*)s.target + at * s.positions;
+    const A* scores = (const A*)s.scores;
     outer = at;
     size = (s.positions + kGroups - 1) / kGroups;
     if (size < 64) size = 64;
@@ -111,18 +112,24 @@ struct Busy {
         any |= id == s.ignore_index || (id >= 0 && id < s.classes);
         if ((id < -1 || id > s.classes) && id != s.ignore_index && bad < 0) bad = at * s.positions + j;
       }
+      for (int64_t j = i; any && scores && j < i + size && j < s.positions; ++j) {
+        const int64_t id = ids[j], row = at * s.positions + j;
+        const bool scored = id >= 0 && id < s.classes && id != s.ignore_index;
+        if (scored && !(scores[row] >= 0 && scores[row] <= 1) && bad < 0) bad = row;
+      }
       group[i / size] = any;
     }
   }
 };
 
-// One id per position: a line compares with its class where there is anything.
+// One id per position: a line compares with its class where there is anything. Scores as above.
 template <class A, class I>
 void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
   for_each_piece(at, n, [&](int64_t i, int64_t piece, int64_t line, int64_t offset) {
     const int64_t outer = line / s.classes, own = line % s.classes, end = offset + piece;
-    if (outer != busy.outer) busy.look<I>(s, outer, bad);
+    if (outer != busy.outer) busy.template look<A, I>(s, outer, bad);
     const I* ids = (const I*)s.target + outer * s.positions;
+    const A* scores = s.scores ? (const A*)s.scores + outer * s.positions : nullptr;
     for (int64_t j = offset, next; j < end; j = next) {
       const int64_t group = j / busy.size;
       next = (group + 1) * busy.size < end ? (group + 1) * busy.size : end;
@@ -130,7 +137,7 @@ void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at,
       for (int64_t k = j; k < next; ++k) {
         const int64_t id = ids[k], to = i + k - offset;
         if (id == s.ignore_index) fill(to, to + 1, kIgnored);
-        else if (id == own) fill(to, to + 1, 1);
+        else if (id == own) fill(to, to + 1, scores ? scores[k] : A(1));
       }
     }
   });

@@ -94,9 +94,13 @@ def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int
         )
     classes = input.shape[1]
     if input.dim() == 4:  # the first in the user's order of (image, position, anchor)
-        classes, target = input.shape[2], target.transpose(1, 2).reshape(-1).long()
-        wrong = ((target < -1) | (target > classes)) & ~is_ignored(target, ignore_index)
-        row = int(wrong.int().argmax())
+        classes, by_anchor = input.shape[2], target.shape
+        target = target.transpose(1, 2).reshape(-1).long()
+        wrong = (target < -1) | (target > classes)
+        if scores is not None:
+            scores = scores.view(by_anchor).transpose(1, 2).reshape(-1)
+            wrong |= (target >= 0) & (target < classes) & ~((scores >= 0) & (scores <= 1))
+        row = int((wrong & ~is_ignored(target, ignore_index)).int().argmax())
     if scores is not None and 0 <= target[row] < classes:
         raise ValueError(f"score {scores[row].item():g} at row {row} is out of range: scores must be in [0, 1]")
     raise ValueError(

@@ -6,30 +6,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.reference.sigmoid import sigmoid_focal_loss
+from imbal_kernels.arguments import sigmoid_problem
+from imbal_kernels.dense_arguments import formula_options
+from imbal_kernels.formula import Formula
+from imbal_kernels.reference.sigmoid import count_targets, sigmoid_loss
 
 
 def dense_focal_loss(
     levels: Sequence[Tensor],
     labels: Tensor | Sequence[Tensor],
     num_classes: int,
-    alpha: float | Tensor = 0.25,
-    gamma: float = 2.0,
+    alpha: float | Tensor | None = None,
+    gamma: float | None = None,
     reduction: str = "sum",
     *,
+    normalizer: float | Tensor | str | None = "positives",
+    scores: Tensor | Sequence[Tensor] | None = None,
+    formula: str | Formula = "focal",
+    gamma_pos: float | None = None,
+    clip: float | None = None,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = "positives",
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
     """`imbal_kernels.dense_focal_loss` in plain PyTorch."""
     flat = [level.unflatten(1, (-1, num_classes)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels]
     ids = labels if isinstance(labels, Tensor) else torch.cat(list(labels), 1)
-    return sigmoid_focal_loss(
-        torch.cat(flat, 1), ids, alpha, gamma, reduction, weight=weight, pos_weight=pos_weight,
-        label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
-        process_group=process_group,
+    flat_scores = scores if scores is None or isinstance(scores, Tensor) else torch.cat(list(scores), 1)
+    options = formula_options(
+        formula, alpha=alpha, gamma=gamma, gamma_pos=gamma_pos, clip=clip, scores=scores, pos_weight=pos_weight,
+        label_smoothing=label_smoothing,
     )  # fmt: skip
+    problem = sigmoid_problem(
+        "levels", "labels", torch.cat(flat, 1), ids, reduction=reduction, weight=weight, pos_weight=pos_weight,
+        label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
+        process_group=process_group, count=count_targets, scores=flat_scores, class_ids=True, **options,
+    )  # fmt: skip
+    return sigmoid_loss(problem)

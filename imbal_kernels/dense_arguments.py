@@ -1,0 +1,192 @@
+"""From the arguments of a dense loss to one checked problem for each level, as arguments.py does for flat logits."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imbal_kernels.arguments import (
+    FLOATS,
+    FORMULAS,
+    INTEGERS,
+    Count,
+    SigmoidProblem,
+    check_constant,
+    check_number,
+    check_reduction,
+    check_same_device,
+    check_tensor,
+    holds_object,
+    per_image,
+    sigmoid_problem,
+)
+from imbal_kernels.formula import Formula
+
+# What each formula takes besides what all take, with the defaults of its own function.
+OPTIONS: dict[str, dict[str, float | None]] = {
+    "focal": {"alpha": 0.25, "gamma": 2.0},
+    "quality_focal": {"gamma": 2.0, "scores": None},
+    "varifocal": {"alpha": 0.75, "gamma": 2.0, "scores": None},
+    "asymmetric": {"gamma": 4.0, "gamma_pos": 1.0, "clip": 0.05},
+}
+
+
+def formula_options(
+    formula: str | Formula, *, scores: Any, pos_weight: Any, label_smoothing: Any, **given: Any
+) -> dict[str, Any]:
+    """formula, alpha, gamma, gamma_pos and clip as `sigmoid_problem` takes them: at the formula's own default where
+    they are None, refused where they have no meaning."""
+    takes: dict[str, float | None] = {"scores": None}
+    if isinstance(formula, Formula):
+        name = "a Formula of your own"
+        given = {**given, "pos_weight": pos_weight, "label_smoothing": label_smoothing or None}
+    elif formula in OPTIONS:
+        name, takes = f'formula="{formula}"', OPTIONS[formula]
+    else:
+        names = ", ".join(f'"{name}"' for name in OPTIONS)
+        raise ValueError(f"formula must be {names} or an imbal_kernels.Formula, got {formula!r}")
+    for option, value in {**given, "scores": scores}.items():
+        if value is not None and option not in takes:
+            raise ValueError(f"{option} has no meaning in {name}, which takes {', '.join(takes)}")
+    chosen = {option: takes[option] if given[option] is None else given[option] for option in takes if option in given}
+    if "gamma" in chosen:
+        check_number("gamma", chosen["gamma"], FORMULAS[str(formula)][1], math.inf)
+    key = formula.key if isinstance(formula, Formula) else formula
+    return {"formula": key, "alpha": -1.0, "gamma": 0.0, "gamma_pos": 0.0, "clip": 0.0} | chosen
+
+
+def dense_problems(
+    levels: Sequence[Tensor],
+    labels: Tensor | Sequence[Tensor],
+    num_classes: int,
+    *,
+    reduction: str,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    normalizer: float | Tensor | str | None,
+    loss_weight: float | Tensor,
+    process_group: Any,
+    scores: Tensor | Sequence[Tensor] | None,
+    count: Count,
+    **formula: Any,
+) -> list[SigmoidProblem]:
+    """One problem for each level, whose losses add up to the whole. `formula`: from `formula_options`."""
+    if reduction == "none":
+        raise ValueError(
+            'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'
+        )
+    check_reduction(reduction, normalizer, process_group)
+    views = _views(levels, num_classes)
+    ids = _per_anchor("labels", labels, views, INTEGERS, "must be integer class ids")
+    all_scores = [None] * len(views) if scores is None else _per_anchor(
+        "scores", scores, views, FLOATS, "must be float32, bfloat16, float16 or float64"
+    )  # fmt: skip
+    whole = labels if isinstance(labels, Tensor) else torch.cat(list(labels), 1)
+    shape = (*whole.shape, num_classes)
+    _check_factor("weight", weight, shape, views[0])
+    _check_factor("pos_weight", pos_weight, shape, views[0])
+
+    divisor = normalizer
+    if normalizer == "positives":
+        divisor = count(whole, num_classes, ignore_index, False, True).clamp(min=1)
+    elif normalizer == "positives_per_image":
+        divisor = None
+        dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
+        each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
+        weight = each if weight is None else weight.to(dtype) * each
+    elif normalizer is None and reduction == "mean":
+        divisor = num_classes * count(whole, num_classes, ignore_index, False, False)
+    parts = zip(views, ids, all_scores, _pieces(weight, views), _pieces(pos_weight, views), strict=True)
+    return [
+        sigmoid_problem(
+            "levels", "labels", logits, target, reduction="sum", weight=w, pos_weight=p,
+            label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor, loss_weight=loss_weight,
+            process_group=None, count=count, scores=score, class_ids=True, **formula,
+        )  # fmt: skip
+        for logits, target, score, w, p in parts
+    ]
+
+
+def _views(levels: Sequence[Tensor], num_classes: int) -> list[Tensor]:
+    """The logits of each level as (N, H, W, A, C)."""
+    if not isinstance(levels, (list, tuple)) or not levels:
+        raise TypeError(f"levels must be a list of at least one Tensor, got {type(levels).__name__}")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, torch.SymInt)) or num_classes < 1:
+        raise ValueError(f"num_classes must be an int, at least 1, got {num_classes!r}")
+    views = []
+    for i, level in enumerate(levels):
+        name = f"levels[{i}]"
+        check_tensor(name, level)
+        if level.dim() != 4 or level.shape[1] % num_classes or not level.shape[1]:
+            raise ValueError(
+                f"{name} must have shape (N, A * C, H, W), a multiple of C = {num_classes} channels, "
+                f"got {tuple(level.shape)}"
+            )
+        if level.shape[0] != levels[0].shape[0] or level.dtype != levels[0].dtype or level.device != levels[0].device:
+            raise ValueError(
+                f"{name} must have the images, dtype and device of levels[0], {levels[0].shape[0]}, "
+                f"{levels[0].dtype} and {levels[0].device}, got {level.shape[0]}, {level.dtype} and {level.device}"
+            )
+        views.append(level.unflatten(1, (-1, num_classes)).permute(0, 3, 4, 1, 2))
+    return views
+
+
+def _anchors(views: list[Tensor]) -> list[int]:
+    """H * W * A of each level."""
+    return [math.prod(view.shape[1:4]) for view in views]
+
+
+def _per_anchor(
+    name: str, given: Tensor | Sequence[Tensor], views: list[Tensor], dtypes: tuple[torch.dtype, ...], kind: str
+) -> list[Tensor]:
+    """What has a value per anchor, (N, M) or a list of (N, H * W * A), as (N, H, W, A) of each level."""
+    sizes, images = _anchors(views), views[0].shape[0]
+    whole = isinstance(given, Tensor)
+    if not whole and not isinstance(given, (list, tuple)):
+        raise TypeError(f"{name} must be a Tensor or a list of one per level, got {type(given).__name__}")
+    tensors = [given] if isinstance(given, Tensor) else list(given)
+    expected = [sum(sizes)] if whole else sizes
+    if len(tensors) != len(expected):
+        raise ValueError(f"{name} must have one tensor per level, {len(sizes)}, got {len(tensors)}")
+    for i, (tensor, size) in enumerate(zip(tensors, expected, strict=True)):
+        own = name if whole else f"{name}[{i}]"
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{own} must be a Tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in dtypes:
+            raise TypeError(f"{own} {kind}, got {tensor.dtype}")
+        check_same_device(own, tensor, views[0])
+        if tensor.shape != (images, size):
+            raise ValueError(
+                f"{own} must have shape ({images}, {size}), one per anchor in (h, w, a) order, "
+                f"got {tuple(tensor.shape)}"
+            )
+    pieces = tensors[0].split(sizes, 1) if whole else tensors
+    return [piece.reshape(view.shape[:4]) for piece, view in zip(pieces, views, strict=True)]
+
+
+def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], input: Tensor) -> None:
+    if factor is None:
+        return
+    if not isinstance(factor, Tensor):
+        raise TypeError(f"{name} must be a Tensor or None, got {type(factor).__name__}: pass torch.tensor(...)")
+    check_constant(name, factor, input)
+    aligned = zip(factor.shape[::-1], shape[::-1], strict=False)
+    fits = factor.dim() <= 3 and all(own in (1, size) for own, size in aligned)
+    if not fits or (name == "weight" and factor.dim() == 1 and factor.shape[0] != shape[2]):
+        raise ValueError(
+            f"{name} must broadcast to (N, M, C), {shape}, 1-d per class, got {tuple(factor.shape)}"
+        )
+
+
+def _pieces(factor: Tensor | None, views: list[Tensor]) -> list[Tensor | None]:
+    """A factor that broadcasts to (N, M, C), a piece for each level's (N, H, W, A, C)."""
+    if factor is None or factor.dim() < 2:
+        return [factor] * len(views)
+    if factor.shape[-2] == 1:
+        return [factor.unflatten(-2, (1, 1, 1))] * len(views)
+    pieces = factor.split(_anchors(views), -2)
+    return [piece.unflatten(-2, view.shape[1:4]) for piece, view in zip(pieces, views, strict=True)]
