@@ -10,8 +10,15 @@ import triton.language as tl
 
 from . import numerics as nm
 from .logits import (
-    base_of, label_of_row, largest, level_of, power_of, scale_of_row, terms_of_id, terms_of_probabilities,
-)  # fmt: skip
+    base_of,
+    label_of_row,
+    largest,
+    level_of,
+    power_of,
+    scale_of_row,
+    terms_of_id,
+    terms_of_probabilities,
+)
 
 
 @triton.jit

@@ -82,7 +82,7 @@ def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
 def _settle(x: Tensor) -> tuple[Tensor, Tensor]:
     """Which logits are +inf, and the logits with 0 for them and the others far below."""
     infinite = x == torch.inf
-    below = torch.where(infinite.any(1, keepdim=True), torch.finfo(x.dtype).max, 0.0)
+    below = infinite.any(1, keepdim=True).to(x.dtype) * torch.finfo(x.dtype).max
     return infinite, torch.where(infinite, 0.0, x - below)
 
 
