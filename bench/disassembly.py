@@ -98,9 +98,10 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
 
 
 def shortest(sass: str, branches: int) -> list[str]:
-    """The shortest way from entry to exit through so many long branches: round blocks that are hardly ever needed."""
+    """The shortest way from entry to exit through at most so many long branches: round blocks that are hardly ever
+    needed."""
     paths, errors = [], []
-    for taken in itertools.product((True, False), repeat=branches):
+    for taken in (outcome for n in range(branches + 1) for outcome in itertools.product((True, False), repeat=n)):
         try:
             paths.append(executed(sass, taken))
         except ValueError as error:

@@ -45,7 +45,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Case:
-    """A launch to compile. taken: the outcome of each longer conditional branch, or the number of branches of which the
+    """A launch to compile. taken: the outcome of each longer conditional branch, or the most branches of which the
     shorter way counts; None: no count."""
 
     launch: Callable[[], Launch]
@@ -138,6 +138,9 @@ CASES = {
     "asymmetric bf16 C=80": _case(dtype=BF16, **ASYMMETRIC),
     "asymmetric fp32 dense bool": _case(target=torch.bool, dense=True, **ASYMMETRIC),
     "asymmetric fp32 no clip C=80": _case(**ASYMMETRIC | {"clip": 0.0}),
+    "softmax fp32 C=2": _softmax(2),
+    "softmax fp32 C=3": _softmax(3),
+    "softmax fp32 C=4": _softmax(4),
     "softmax fp32 C=10": _softmax(10),
     "softmax fp32 C=64": _softmax(64),
     "softmax fp32 C=80": _softmax(80),
@@ -148,6 +151,7 @@ CASES = {
     "softmax fp32 C=1000": _softmax(1000),
     "softmax bf16 C=1000": _softmax(1000, dtype=BF16),
     "softmax fp32 C=1203": _softmax(1203),
+    "softmax bf16 C=1203": _softmax(1203, dtype=BF16),
     "softmax bf16 C=4096": _softmax(4096, dtype=BF16),
     "softmax fp32 C=16384": _softmax(16384),
     "softmax focal fp32 C=80": _softmax(80, gamma=2.0),
@@ -155,6 +159,7 @@ CASES = {
     "softmax focal fp32 C=80 smoothing, weight": _softmax(80, gamma=2.0, smoothing=0.1, weight=True),
     "softmax focal fp32 C=80 probabilities": _softmax(80, gamma=2.0, probabilities=True),
     "softmax fp64 C=1000": _softmax(1000, None, dtype=FP64),
+    "softmax fp32 C=32001": _softmax(32001, None),
     "softmax fp32 C=131072": _softmax(131072, None),
     "softmax bf16 C=131072": _softmax(131072, None, dtype=BF16),
     "softmax fp32 19 classes inside": _softmax(19, None, (512 * 512,)),
@@ -188,7 +193,7 @@ def _source(launch: Launch) -> ASTSource:
 def _elements(args: dict[str, Any]) -> int:
     """What a program works on: true logits of whole rows, what its tiles hold, or what one step of a loop does."""
     if "ROWS" in args:
-        return args["ROWS"] * args["groups"] * args["VECTOR"]
+        return args["ROWS"] * args["x_ptr"].shape[1]
     if "STEP" in args:
         return args["STEP"] * args["LANES"]
     return args.get("TILES", 1) * args.get("VECTORS", 1) * 16

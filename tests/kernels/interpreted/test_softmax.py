@@ -85,6 +85,21 @@ def test_every_option(dtype, layout, kind, gamma, smoothing):
 
 
 @pytest.mark.parametrize("kind", ("ids", "probabilities"))
+@pytest.mark.parametrize("layout", ("registers", "two passes"), indirect=True)
+# Vectors of 2, 4 and 8; rows that begin anywhere in one, 17 of them in two programs; without a whole one in between.
+@pytest.mark.parametrize("dtype, classes", ((torch.float64, 65), (torch.float32, 67), (torch.bfloat16, 66)))
+def test_unaligned_rows(dtype, classes, layout, kind):
+    x, target = make(layout, classes, rows=17, kind=kind, dtype=dtype)
+    if kind == "ids":
+        target[:4] = torch.tensor([0, classes - 1, -100, classes // 2])
+    rtol = 2**-7 if dtype == torch.bfloat16 else None
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    compare(x, target, rtol)
+    weight, adjustment = torch.rand(classes, dtype=wide), torch.randn(classes, dtype=wide)
+    compare(x, target, rtol, gamma=2.0, smoothing=0.1, weight=weight, adjustment=adjustment)
+
+
+@pytest.mark.parametrize("kind", ("ids", "probabilities"))
 @pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_precision(dtype, layout, kind):
