@@ -1,5 +1,6 @@
 """What compiled GPU code does, read from its disassembly."""
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -78,7 +79,7 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
         if re.match(r"(CALL|RET|BRX|JMP|JMX|BREAK|BRXU)\b", op):
             raise ValueError(f"cannot count: {text} at {at:#x}")
         i += 1
-        if op.split(".")[0] == "BRA":
+        if op.split(".")[0] == "BRA" and op != "BRA.DIV":  # that leaves for threads that have diverged: none here
             target = index[int(re.findall(r"0x([0-9a-f]+)", text)[0], 16)]
             if target < i:
                 raise ValueError(f"cannot count: loop {text} at {at:#x}")
@@ -94,6 +95,20 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
     if outcomes:
         raise ValueError(f"cannot count: {len(outcomes)} stated branches were not met")
     return [text for text in path if not text.startswith("NOP")]
+
+
+def shortest(sass: str, branches: int) -> list[str]:
+    """The shortest way from entry to exit through at most so many long branches: round blocks that are hardly ever
+    needed."""
+    paths, errors = [], []
+    for taken in (outcome for n in range(branches + 1) for outcome in itertools.product((True, False), repeat=n)):
+        try:
+            paths.append(executed(sass, taken))
+        except ValueError as error:
+            errors.append(str(error))
+    if not paths:
+        raise ValueError("; ".join(errors))
+    return min(paths, key=len)
 
 
 def widths(path: Sequence[str], op: str) -> dict[str, int]:

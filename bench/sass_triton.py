@@ -45,10 +45,18 @@ class Report:
 
 @dataclass(frozen=True)
 class Case:
-    """A launch to compile. taken: the outcome of each longer conditional branch; None: no count."""
+    """A launch to compile. taken: the outcome of each longer conditional branch, or the most branches of which the
+    shorter way counts; None: no count."""
 
     launch: Callable[[], Launch]
-    taken: Sequence[bool] | None = ()
+    taken: Sequence[bool] | int | None = ()
+
+    def path(self, sass: str) -> list[str]:
+        if self.taken is None:
+            return disassembly.instructions(sass)
+        if isinstance(self.taken, int):
+            return disassembly.shortest(sass, self.taken)
+        return disassembly.executed(sass, self.taken)
 
 
 def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int64, dense=False, smoothing=0.0,
@@ -94,7 +102,7 @@ def _case(taken=(), **options):
     return Case(lambda: sigmoid_launch(**options), taken)
 
 
-def _softmax(classes, taken=(), positions=(), **options):
+def _softmax(classes, taken=1, positions=(), **options):  # one branch: round what a row with a +inf needs
     return Case(lambda: softmax_launch((16 if positions else ROWS, classes, *positions), **options), taken)
 
 
@@ -130,6 +138,9 @@ CASES = {
     "asymmetric bf16 C=80": _case(dtype=BF16, **ASYMMETRIC),
     "asymmetric fp32 dense bool": _case(target=torch.bool, dense=True, **ASYMMETRIC),
     "asymmetric fp32 no clip C=80": _case(**ASYMMETRIC | {"clip": 0.0}),
+    "softmax fp32 C=2": _softmax(2),
+    "softmax fp32 C=3": _softmax(3),
+    "softmax fp32 C=4": _softmax(4),
     "softmax fp32 C=10": _softmax(10),
     "softmax fp32 C=64": _softmax(64),
     "softmax fp32 C=80": _softmax(80),
@@ -140,6 +151,7 @@ CASES = {
     "softmax fp32 C=1000": _softmax(1000),
     "softmax bf16 C=1000": _softmax(1000, dtype=BF16),
     "softmax fp32 C=1203": _softmax(1203),
+    "softmax bf16 C=1203": _softmax(1203, dtype=BF16),
     "softmax bf16 C=4096": _softmax(4096, dtype=BF16),
     "softmax fp32 C=16384": _softmax(16384),
     "softmax focal fp32 C=80": _softmax(80, gamma=2.0),
@@ -147,6 +159,7 @@ CASES = {
     "softmax focal fp32 C=80 smoothing, weight": _softmax(80, gamma=2.0, smoothing=0.1, weight=True),
     "softmax focal fp32 C=80 probabilities": _softmax(80, gamma=2.0, probabilities=True),
     "softmax fp64 C=1000": _softmax(1000, None, dtype=FP64),
+    "softmax fp32 C=32001": _softmax(32001, None),
     "softmax fp32 C=131072": _softmax(131072, None),
     "softmax bf16 C=131072": _softmax(131072, None, dtype=BF16),
     "softmax fp32 19 classes inside": _softmax(19, None, (512 * 512,)),
@@ -180,7 +193,7 @@ def _source(launch: Launch) -> ASTSource:
 def _elements(args: dict[str, Any]) -> int:
     """What a program works on: true logits of whole rows, what its tiles hold, or what one step of a loop does."""
     if "ROWS" in args:
-        return args["ROWS"] * args["groups"] * args["VECTOR"]
+        return args["ROWS"] * args["x_ptr"].shape[1]
     if "STEP" in args:
         return args["STEP"] * args["LANES"]
     return args.get("TILES", 1) * args.get("VECTORS", 1) * 16
@@ -190,9 +203,7 @@ def compile_case(case: Case, arch: int) -> Report:
     launch = case.launch()
     compiled = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options)
     (code,) = disassembly.functions(compiled.asm["cubin"]).values()
-    path = (
-        disassembly.instructions(code.sass) if case.taken is None else disassembly.executed(code.sass, case.taken)
-    )
+    path = case.path(code.sass)
     grad = launch.args.get("grad_ptr")
     per_thread = _elements(launch.args) / (32 * launch.num_warps)
     return Report(

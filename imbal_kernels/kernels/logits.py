@@ -9,6 +9,9 @@ With smoothing s, f = s / C and k = q_y, of the other classes' weights w and the
     B = a u + f sum w_j (lse - x_j), L = k^gamma B.
 With probabilities t, a_j = w_j (t_j (1 - s) + f), k = sum t_j (1 - p_j):
     B = sum a_j (lse - x_j), L = k^gamma B.
+
+Sums take the largest number for a logit of +inf, which leaves nothing of the others; the limits of what would be
+infinite are taken once a row.
 """
 
 import triton
@@ -40,6 +43,36 @@ def scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM: tl.constexpr, row, ma
 
 
 @triton.jit
+def largest(x):
+    """x, the largest number for +inf; a NaN stays one."""
+    MAX: tl.constexpr = 1.7976931348623157e308 if x.dtype == tl.float64 else 3.4028234663852886e38
+    return tl.where(x == float("inf"), MAX, x)
+
+
+@triton.jit
+def level_of(top):
+    """What deficits are measured from: any number where no logit is above -inf."""
+    return tl.where(top == float("-inf"), 0.0, largest(top))
+
+
+@triton.jit
+def _settle(x, top):
+    """Beside a +inf, which counts as 0, any number is -inf."""
+    return tl.where(top == float("inf"), tl.where(x == float("inf"), 0.0, x - float("inf")), x)
+
+
+@triton.jit
+def _infinite_beside(top, deficit):
+    """A sum of a_j (top - x_j), infinite where the largest number has stood for a top of +inf."""
+    return tl.where((top == float("inf")) & (deficit != 0), deficit * float("inf"), deficit)
+
+
+@triton.jit
+def _finite(bce):
+    return tl.minimum(bce, 1e30, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def base_of(top, T: tl.constexpr):
     """(rate, shift): powers are 2^(x rate - shift), with rate log2e.
 
@@ -47,6 +80,7 @@ def base_of(top, T: tl.constexpr):
     lie so far apart that one power is 1 and the others 0 in any base, and with rate 1 nothing is rounded.
     """
     HUGE: tl.constexpr = 2.0**60 if T == tl.float64 else 2.0**29
+    top = largest(top)
     rate = tl.where(tl.abs(top) >= HUGE, tl.full((), 1.0, T), tl.full((), nm.LOG2E, T))
     # 0 where every logit is -inf, which gives powers of 0.
     return rate, tl.where(top == float("-inf"), 0.0, top * rate)
@@ -81,6 +115,7 @@ def terms_of_id(
     x: the label's logit, w: its weight, deficit: sum of w_j (top - x_j), rest: sum of w_j, over j != y.
     """
     T: tl.constexpr = x.dtype
+    deficit, x, top = _infinite_beside(top, deficit), _settle(x, top), _settle(top, top)
     base = base_of(top, T)
     top = tl.where(top == float("-inf"), 0.0, top)
     log_others = _log_of_sum(others, top, base)
@@ -106,7 +141,7 @@ def terms_of_id(
             power = nm.times_power(tl.full((), 1.0, T), q, KIND, FAST)
         bend = 0.0
         if KIND != 0:
-            bend = _gamma(gamma, KIND, T) * tl.where(p == 0, 0.0, p * bce)
+            bend = _gamma(gamma, KIND, T) * p * _finite(bce)
         loss = tl.where(power == 0, 0.0, power * bce)
         power = power * scale[1]
         a = power * ((own + flat * rest) * q + bend) * inverse
@@ -117,24 +152,28 @@ def terms_of_id(
 def terms_of_probabilities(
     top, total, deficit, mass, target_mass, hit, scale, gamma, KIND: tl.constexpr, FAST: tl.constexpr
 ):
-    """(loss, a, b, c): the gradient is e_j (a - t_j c) - a_j b.
+    """(loss, a, b, c, h): the gradient is e_j (a + c (h - t_j)) - a_j b, h the mean of t by the softmax.
 
     deficit: sum of a_j (top - x_j), mass: sum of a_j, target_mass: sum of t_j, hit: sum of t_j e_j.
     """
     T: tl.constexpr = total.dtype
+    deficit, top = _infinite_beside(top, deficit), _settle(top, top)
+    base = base_of(top, T)
     inverse = nm.reciprocal(total, FAST)
-    bce = deficit + mass * _log_of_sum(total, tl.where(top == float("-inf"), 0.0, top), base_of(top, T))
+    bce = deficit + mass * _log_of_sum(total, tl.where(top == float("-inf"), 0.0, top), base)
     if KIND == 0:
-        return bce * scale[0], mass * inverse * scale[1], scale[1], 0.0
+        return bce * scale[0], mass * inverse * scale[1], scale[1], 0.0, 0.0
     else:
-        p = hit * inverse
-        k = tl.maximum(target_mass - p, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        mean = hit * inverse
+        k = tl.maximum(target_mass - mean, 0.0, propagate_nan=tl.PropagateNan.ALL)
         TINY: tl.constexpr = 1e-300 if T == tl.float64 else 1.2e-38
         if KIND == formulas.GENERAL:
             power = tl.exp2(gamma.to(T) * tl.log2(k))
         else:
             power = nm.times_power(tl.full((), 1.0, T), k, KIND, FAST)
-        bend = _gamma(gamma, KIND, T) * power / tl.maximum(k, TINY, propagate_nan=tl.PropagateNan.ALL) * bce
-        bend = tl.where(k == 0, 0.0, bend) * inverse * scale[1]
+        bend = _gamma(gamma, KIND, T) * power / tl.maximum(k, TINY, propagate_nan=tl.PropagateNan.ALL) * _finite(bce)
+        # Where one class has all, its t is the mean, but for a rounding that an infinite entropy would blow up.
+        alone = (bce == float("inf")) & (total == power_of(top, base, FAST))
+        bend = tl.where((k == 0) | alone, 0.0, bend) * inverse * scale[1]
         loss = tl.where(power == 0, 0.0, power * bce) * scale[0]
-        return loss, power * mass * inverse * scale[1] + bend * p, power * scale[1], bend
+        return loss, power * mass * inverse * scale[1], power * scale[1], bend, mean

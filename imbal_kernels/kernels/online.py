@@ -4,13 +4,44 @@ sum of powers online, the second evaluates the logits again and writes gradients
 A tile is STEP x LANES. With the class last the lanes are columns of one row, put together after the first pass; with
 the class inside, (N, C, S), they are positions, contiguous in memory, and the loop goes over classes. The second pass
 goes backwards: it begins with what the first has left in the cache.
+
+PEEL: rows do not begin on 16 bytes. Tiles hold what lies in whole vectors of a row; its ends are a tile of their own.
 """
 
 import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
+from .logits import (
+    base_of,
+    label_of_row,
+    largest,
+    level_of,
+    power_of,
+    scale_of_row,
+    terms_of_id,
+    terms_of_probabilities,
+)
+
+
+@triton.jit
+def _place(i, k, lane, bounds, INSIDE: tl.constexpr, SPAN: tl.constexpr):
+    """(class, offset, whether there is such a class) of the i-th tile"""
+    length, begin, head, count = bounds
+    if INSIDE:
+        which = i * SPAN + k + 0 * lane
+        return which, which * length + lane, which < count
+    else:
+        which = i * SPAN + k * lane.shape[1] + lane
+        return head + which, (begin + which).to(tl.int64), which < count
+
+
+@triton.jit
+def _ends(lane, at, head, body, classes, VECTOR: tl.constexpr):
+    """The same of the classes before and after whole vectors, as one tile of (1, LANES)."""
+    which = tl.where(lane < VECTOR, lane, head + body + lane - VECTOR)
+    there = tl.where(lane < VECTOR, lane < head, (which < classes) & (lane < 2 * VECTOR))
+    return which, (at + which).to(tl.int64), there
 
 
 @triton.jit
@@ -41,11 +72,6 @@ def _tile(
 
 
 @triton.jit
-def _finite(x):
-    return tl.where(x == float("-inf"), 0.0, x)
-
-
-@triton.jit
 def _raise_top(sums, top):
     """The sums of lanes for a larger top; the shifts are compared as they were rounded."""
     before, shift, total, deficit, mass, target_mass, hit = sums
@@ -53,7 +79,7 @@ def _raise_top(sums, top):
     # Between tops of different rates, or from none, nothing is left of a sum.
     same = (base_of(before, top.dtype)[0] == rate) & (before != float("-inf"))
     down = tl.where(same, tl.exp2(shift - after), 0.0)
-    deficit += mass * (_finite(top) - _finite(before))
+    deficit += mass * (level_of(top) - level_of(before))
     return top, after, total * down, deficit, mass, target_mass, hit * down
 
 
@@ -62,10 +88,11 @@ def _add_tile(sums, x, t, a, SUMS: tl.constexpr, HITS: tl.constexpr, FAST: tl.co
     raised = _raise_top(sums, tl.maximum(sums[0], tl.max(x, axis=0)))
     top, shift, total, deficit, mass, target_mass, hit = raised
     base = base_of(top, top.dtype)
+    x = largest(x)
     e = power_of(x, (base[0][None, :], base[1][None, :]), FAST)
     total += tl.sum(e, axis=0)
     if SUMS:
-        deficit += tl.sum(tl.where(a == 0, 0.0, a * (_finite(top)[None, :] - x)), axis=0)
+        deficit += tl.sum(tl.where(a == 0, 0.0, a * (level_of(top)[None, :] - x)), axis=0)
         mass += tl.sum(a, axis=0)
     if HITS:
         target_mass += tl.sum(t, axis=0)
@@ -85,6 +112,18 @@ def _join_lanes(sums):
     )  # fmt: skip
 
 
+@triton.jit
+def _gradient(x, t, a, base, slopes, SUMS: tl.constexpr, HITS: tl.constexpr, FAST: tl.constexpr):
+    factor, b, c, mean = slopes
+    slope = factor[None, :]
+    if HITS:
+        slope += c[None, :] * (mean[None, :] - t)
+    grad = power_of(largest(x), base, FAST) * slope
+    if SUMS:
+        grad -= a * b[None, :]
+    return grad
+
+
 @triton.jit(do_not_specialize=["groups", "classes", "blocks", "ignore_index"])
 def online_kernel(
     x_ptr, target_ptr, weight_ptr, adjustment_ptr, scale_ptr, upstream_ptr, loss_ptr, grad_ptr,
@@ -92,14 +131,15 @@ def online_kernel(
     scale: tl.float64, gamma: tl.float64, smoothing: tl.float64,
     INSIDE: tl.constexpr, KIND: tl.constexpr, PROBABILITIES: tl.constexpr, SMOOTH: tl.constexpr, UPSTREAM: tl.constexpr,
     LOSS: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr, STEP: tl.constexpr, LANES: tl.constexpr,
-    VECTOR: tl.constexpr,
+    VECTOR: tl.constexpr, PEEL: tl.constexpr,
 ):  # fmt: skip
-    """groups * VECTOR: the row's length with the class last, else the positions S, in blocks of LANES."""
+    """groups * VECTOR: the row's length with the class last, else the positions S, in blocks of LANES. With PEEL the
+    length is groups."""
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     SUMS: tl.constexpr = SMOOTH or PROBABILITIES
     HITS: tl.constexpr = PROBABILITIES and KIND != 0
     RESULTS: tl.constexpr = LANES if INSIDE else 1
-    length = groups * VECTOR
+    length = groups if PEEL else groups * VECTOR
     count = classes if INSIDE else length.to(tl.int32)  # the compiler knows what divides it
     program = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, STEP)[:, None]
@@ -108,6 +148,15 @@ def online_kernel(
     block = (program - outer * blocks) * LANES if INSIDE else 0 * program
     base = outer * length * classes + block if INSIDE else outer * length
     first = outer * length + block if INSIDE else outer  # of the rows
+    at, begin, head = 0, 0, 0
+    if PEEL:
+        aligned = base // VECTOR * VECTOR
+        at = (base - aligned).to(tl.int32)
+        base = aligned
+        begin = (at + (VECTOR - 1)) // VECTOR * VECTOR
+        head = begin - at
+        count = (count - head) // VECTOR * VECTOR
+    bounds = (length, begin, head, count)  # type: tuple
     row = tl.arange(0, RESULTS)
     inside = row < (length - block if INSIDE else 1)
     lanes_in = lane[None, :] < length - block if INSIDE else lane[None, :] >= 0
@@ -127,12 +176,17 @@ def online_kernel(
     none = tl.zeros((LANES,), T)
     lowest = tl.full((LANES,), float("-inf"), T)
     sums = (lowest, none, none, none, none, none, none)
+    if PEEL:
+        ends = _ends(lane[None, :], at, head, count, classes, VECTOR)
+        x_ends, t_ends, a_ends = _tile(
+            pointers, ends[1], ends[0], ends[2], code[None, :], smoothing, flat, SUMS, PROBABILITIES, FAST
+        )
+        sums = _add_tile(sums, x_ends, t_ends, a_ends, SUMS, HITS, FAST)
     SPAN: tl.constexpr = STEP if INSIDE else STEP * LANES
     steps = (classes + SPAN - 1) // SPAN
     for i in range(0, steps):
-        which = i * SPAN + (k + 0 * lane[None, :] if INSIDE else k * LANES + lane[None, :])
-        offsets = which * length + lane[None, :] if INSIDE else which.to(tl.int64)
-        mask = lanes_in & (which < count)
+        which, offsets, there = _place(i, k, lane[None, :], bounds, INSIDE, SPAN)
+        mask = lanes_in & there
         x, t, a = _tile(
             pointers, offsets, which, mask, code[None, :], smoothing, flat, SUMS, PROBABILITIES, FAST
         )
@@ -146,12 +200,12 @@ def online_kernel(
     here = counted & known
     fill = tl.where(counted, float("nan"), 0.0).to(T)
     if PROBABILITIES:
-        loss, factor, b, c = terms_of_probabilities(
+        loss, factor, b, c, mean = terms_of_probabilities(
             top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
         )
     else:
-        at = label * length + row if INSIDE else label.to(tl.int64)
-        x_label = tl.load(pointers[0] + at, mask=here, other=0.0).to(T)
+        place = label * length + row if INSIDE else (at + label).to(tl.int64)
+        x_label = tl.load(pointers[0] + place, mask=here, other=0.0).to(T)
         if adjustment_ptr is not None:
             x_label += tl.load(adjustment_ptr + label, mask=here, other=0.0)
         w = tl.full((RESULTS,), 1.0, T)
@@ -160,6 +214,7 @@ def online_kernel(
         loss, factor, b, c = terms_of_id(
             x_label, top, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
         )
+        mean = none
     loss = tl.where(here, loss, fill)
     if LOSS == "elementwise":
         tl.store(loss_ptr + first + row, loss.to(loss_ptr.dtype.element_ty), mask=inside)
@@ -171,22 +226,21 @@ def online_kernel(
         factor = tl.where(here, factor, fill)
         if SUMS:
             b = tl.where(here, b, fill)
+        slopes = (factor, b, c, mean)  # type: tuple
         for j in range(0, steps):
-            i = steps - 1 - j
-            which = i * SPAN + (k + 0 * lane[None, :] if INSIDE else k * LANES + lane[None, :])
-            offsets = which * length + lane[None, :] if INSIDE else which.to(tl.int64)
-            mask = lanes_in & (which < count)
+            which, offsets, there = _place(steps - 1 - j, k, lane[None, :], bounds, INSIDE, SPAN)
+            mask = lanes_in & there
             x, t, a = _tile(
                 pointers, offsets, which, mask, code[None, :], smoothing, flat, SUMS, PROBABILITIES, FAST
             )
-            slope = factor[None, :]
-            if HITS:
-                slope -= t * c[None, :]
-            slope = power_of(x, base, FAST) * slope
-            if SUMS:
-                slope -= a * b[None, :]
-            tl.store(grad + offsets, slope.to(OUT), mask=mask)
+            tl.store(grad + offsets, _gradient(x, t, a, base, slopes, SUMS, HITS, FAST).to(OUT), mask=mask)
+        if PEEL:
+            x_ends, t_ends, a_ends = _tile(
+                pointers, ends[1], ends[0], ends[2], code[None, :], smoothing, flat, SUMS, PROBABILITIES, FAST
+            )
+            slope = _gradient(x_ends, t_ends, a_ends, base, slopes, SUMS, HITS, FAST)
+            tl.store(grad + ends[1], slope.to(OUT), mask=ends[2])
         if not PROBABILITIES:
             tl.debug_barrier()  # the label's gradient replaces what its tile has written
-            at = label * length + row if INSIDE else label.to(tl.int64)
-            tl.store(grad + at, c.to(OUT), mask=here)
+            place = label * length + row if INSIDE else (at + label).to(tl.int64)
+            tl.store(grad + place, c.to(OUT), mask=here)

@@ -3,37 +3,67 @@
 A program holds ROWS rows as PIECES tiles of (ROWS, WIDTH), so that a row's sums are made of registers first and
 only then of lanes. What is done once a row is done on (ROWS, REPEATS), one element a thread.
 The label's column is -inf in registers; its gradient is written after the others'.
+
+PEEL: rows do not begin on 16 bytes. Tiles hold what lies in whole vectors of a row, and one more, of (ROWS, 2 VECTOR),
+its ends before and after them.
 """
 
 import triton
 import triton.language as tl
 
 from . import numerics as nm
-from .logits import base_of, label_of_row, power_of, scale_of_row, terms_of_id, terms_of_probabilities
+from .logits import (
+    base_of,
+    label_of_row,
+    largest,
+    level_of,
+    power_of,
+    scale_of_row,
+    terms_of_id,
+    terms_of_probabilities,
+)
 
 
 @triton.jit
-def _per_class(ptr, col, C, row, default):
+def _per_class(ptr, col, valid, row, default):
     """A (C,) tensor as a tile: the same for every row, or it would be laid out and loaded one by one."""
     if ptr is None:
         return default
     else:
-        return tl.load(ptr + (col + 0 * row[:, None]), mask=(col < C) & (row >= 0)[:, None], other=0.0)
+        return tl.load(ptr + (col + 0 * row[:, None]), mask=valid & (row >= 0)[:, None], other=0.0)
 
 
 @triton.jit
-def _piece(i: tl.constexpr, WIDTH: tl.constexpr, row, C):
-    """(column, offset) of a tile"""
-    col = i * WIDTH + tl.arange(0, WIDTH)[None, :]
-    return col, row[:, None] * C + col
+def _piece(i: tl.constexpr, bounds, C, PIECES: tl.constexpr, WIDTH: tl.constexpr, VECTOR: tl.constexpr):
+    """(column, offset, whether there is such a column) of a tile; the ends' come after the others."""
+    at, begin, head, body = bounds
+    if i < PIECES:
+        lane = i * WIDTH + tl.arange(0, WIDTH)[None, :]
+        return head + lane, begin + lane, lane < body
+    else:
+        lane = tl.arange(0, 2 * VECTOR)[None, :]
+        col = tl.where(lane < VECTOR, lane, head + body + lane - VECTOR)
+        return col, at + col, tl.where(lane < VECTOR, lane < head, col < C)
+
+
+@triton.jit
+def _row_sum(tiles, PIECES: tl.constexpr, PEEL: tl.constexpr):
+    total = tiles[0]
+    for i in tl.static_range(1, PIECES):
+        total += tiles[i]
+    total = tl.sum(total, axis=1)
+    if PEEL:
+        total += tl.sum(tiles[PIECES], axis=1)
+    return total
 
 
 @triton.jit
 def _weights(
-    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES: tl.constexpr, T: tl.constexpr
-):
+    target_ptr, weight_ptr, row, col, offsets, valid, mask, smoothing, flat, PROBABILITIES: tl.constexpr,
+    T: tl.constexpr,
+):  # fmt: skip
     """(t, a) of a tile: with class ids a is the weight."""
-    w = _per_class(weight_ptr, col, C, row, tl.where(col < C, 1.0, 0.0).to(T))
+    w = _per_class(weight_ptr, col, valid, row, tl.where(valid, 1.0, 0.0).to(T))
     if PROBABILITIES:
         t = tl.load(target_ptr + offsets, mask=mask, other=0.0).to(T)
         return t, w * tl.where(mask, t * (1.0 - smoothing) + flat, 0.0)
@@ -42,9 +72,9 @@ def _weights(
 
 
 @triton.jit
-def _gap(a, top, x):
-    """a (top - x), 0 where a is, even at an infinite logit."""
-    return tl.where(a == 0, 0.0, a * (top - x))
+def _gap(a, level, x):
+    """a (level - x), 0 where a is, even at an infinite logit."""
+    return tl.where(a == 0, 0.0, a * (level - x))
 
 
 @triton.jit
@@ -60,15 +90,25 @@ def row_kernel(
     scale: tl.float64, gamma: tl.float64, smoothing: tl.float64,
     KIND: tl.constexpr, PROBABILITIES: tl.constexpr, SMOOTH: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
     TERMS: tl.constexpr, FAST: tl.constexpr, ROWS: tl.constexpr, REPEATS: tl.constexpr, PIECES: tl.constexpr,
-    WIDTH: tl.constexpr, VECTOR: tl.constexpr,
+    WIDTH: tl.constexpr, VECTOR: tl.constexpr, PEEL: tl.constexpr,
 ):  # fmt: skip
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     SUMS: tl.constexpr = SMOOTH or PROBABILITIES
-    C = groups * VECTOR
+    TILES: tl.constexpr = PIECES + 1 if PEEL else PIECES
+    C = groups if PEEL else groups * VECTOR
     program = tl.program_id(0).to(tl.int64)
     first = program * ROWS
     start = first * C
     row = tl.arange(0, ROWS)
+    lead = 0
+    bounds = (row[:, None] * C, row[:, None] * C, 0, C)  # type: tuple
+    if PEEL:
+        aligned = start // VECTOR * VECTOR
+        lead = (start - aligned).to(tl.int32)
+        start = aligned
+        at = lead + row[:, None] * C
+        begin = (at + (VECTOR - 1)) // VECTOR * VECTOR
+        bounds = (at, begin, begin - at, (C - (begin - at)) // VECTOR * VECTOR)
     limit = tl.minimum(rows - first, ROWS).to(tl.int32)
     one = row[:, None] + 0 * tl.arange(0, REPEATS)[None, :]
     x_ptr += start
@@ -85,59 +125,65 @@ def row_kernel(
 
     tiles = ()  # type: tuple
     tops = tl.full((ROWS, WIDTH), float("-inf"), T)
-    for i in tl.static_range(PIECES):
-        col, offsets = _piece(i, WIDTH, row, C)
-        mask = (code >= 0)[:, None] & (col < C)
+    for i in tl.static_range(TILES):
+        col, offsets, valid = _piece(i, bounds, C, PIECES, WIDTH, VECTOR)
+        mask = (code >= 0)[:, None] & valid
         x = nm.to_compute(tl.load(x_ptr + offsets, mask=mask, other=float("-inf")), FAST)
         if adjustment_ptr is not None:
-            x += _per_class(adjustment_ptr, col, C, row, 0.0)
+            x += _per_class(adjustment_ptr, col, valid, row, 0.0)
         if not PROBABILITIES:
             x = tl.where(col == code[:, None], float("-inf"), x)
         tiles += (x,)
-        tops = tl.maximum(tops, x)
+        if i < PIECES:
+            tops = tl.maximum(tops, x)
     top = tl.max(tops, axis=1)
+    if PEEL:
+        top = tl.maximum(top, tl.max(tiles[PIECES], axis=1))
+    if tl.max((top == float("inf")).to(tl.int32), axis=0) != 0:  # rare: in a branch it costs a logit nothing
+        tl.debug_barrier()  # without it the compiler clamps first and chooses then
+        clamped = ()  # type: tuple
+        for i in tl.static_range(TILES):
+            clamped += (largest(tiles[i]),)
+        tiles = clamped
     rate, shift = base_of(top, T)
     base = (rate[:, None], shift[:, None])
-    totals = tl.zeros((ROWS, WIDTH), T)
     powers = ()  # type: tuple
-    for i in tl.static_range(PIECES):
-        e = power_of(tiles[i], base, FAST)
-        totals += e
-        powers += (e,)
-    total = tl.sum(totals, axis=1)
+    for i in tl.static_range(TILES):
+        powers += (power_of(tiles[i], base, FAST),)
+    total = _row_sum(powers, PIECES, PEEL)
     none = tl.zeros((ROWS,), T)
     deficit, mass, target_mass, hit = none, none, none, none
     if SUMS:
-        zeros = tl.zeros((ROWS, WIDTH), T)
-        deficits, masses, target_masses, hits = zeros, zeros, zeros, zeros
-        for i in tl.static_range(PIECES):
-            col, offsets = _piece(i, WIDTH, row, C)
-            mask = (code >= 0)[:, None] & (col < C)
-            t, a = _weights(target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T)
+        level = level_of(top)
+        deficits, masses, target_masses, hits = (), (), (), ()  # type: tuple, tuple, tuple, tuple
+        for i in tl.static_range(TILES):
+            col, offsets, valid = _piece(i, bounds, C, PIECES, WIDTH, VECTOR)
+            mask = (code >= 0)[:, None] & valid
+            t, a = _weights(target_ptr, weight_ptr, row, col, offsets, valid, mask, smoothing, flat, PROBABILITIES, T)
             if not PROBABILITIES:
                 a = tl.where(col == code[:, None], 0.0, a)
-            masses += a
-            deficits += _gap(a, top[:, None], tiles[i])
+            masses += (a,)
+            deficits += (_gap(a, level[:, None], tiles[i]),)
             if PROBABILITIES and KIND != 0:
-                target_masses += t
-                hits += t * powers[i]
-        deficit, mass = tl.sum(deficits, axis=1), tl.sum(masses, axis=1)
+                target_masses += (t,)
+                hits += (t * powers[i],)
+        deficit, mass = _row_sum(deficits, PIECES, PEEL), _row_sum(masses, PIECES, PEEL)
         if PROBABILITIES and KIND != 0:
-            target_mass, hit = tl.sum(target_masses, axis=1), tl.sum(hits, axis=1)
+            target_mass, hit = _row_sum(target_masses, PIECES, PEEL), _row_sum(hits, PIECES, PEEL)
 
     scales = scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM, first + one, one < limit, T)
     top, total = _spread(top, REPEATS), _spread(total, REPEATS)
     deficit, mass = _spread(deficit, REPEATS), _spread(mass, REPEATS)
     if PROBABILITIES:
         target_mass, hit = _spread(target_mass, REPEATS), _spread(hit, REPEATS)
-        loss, a, b, c = terms_of_probabilities(
+        loss, a, b, c, mean = terms_of_probabilities(
             top, total, deficit, mass, target_mass, hit, scales, gamma, KIND, FAST
         )
         here = one < limit
         fill = 0.0
     else:
         here = counted & known
-        x_label = tl.load(x_ptr + one * C + label, mask=here, other=0.0).to(T)
+        x_label = tl.load(x_ptr + lead + one * C + label, mask=here, other=0.0).to(T)
         if adjustment_ptr is not None:
             x_label += tl.load(adjustment_ptr + label, mask=here, other=0.0)
         w = 1.0
@@ -161,21 +207,21 @@ def row_kernel(
         if SUMS:
             b = tl.max(tl.where(here, b, fill), axis=1)
         if PROBABILITIES and KIND != 0:
-            c = tl.max(c, axis=1)
-        for i in tl.static_range(PIECES):
-            col, offsets = _piece(i, WIDTH, row, C)
-            mask = (row < limit)[:, None] & (col < C)
+            c, mean = tl.max(c, axis=1), tl.max(mean, axis=1)
+        for i in tl.static_range(TILES):
+            col, offsets, valid = _piece(i, bounds, C, PIECES, WIDTH, VECTOR)
+            mask = (row < limit)[:, None] & valid
             slope = a[:, None]
             if SUMS:
                 t, weight = _weights(
-                    target_ptr, weight_ptr, row, col, offsets, mask, C, smoothing, flat, PROBABILITIES, T
+                    target_ptr, weight_ptr, row, col, offsets, valid, mask, smoothing, flat, PROBABILITIES, T
                 )
                 if PROBABILITIES and KIND != 0:
-                    slope -= t * c[:, None]
+                    slope += c[:, None] * (mean[:, None] - t)
                 grad = powers[i] * slope - weight * b[:, None]
             else:
                 grad = powers[i] * slope
             tl.store(grad_ptr + offsets, grad.to(OUT), mask=mask)
         if not PROBABILITIES:
             tl.debug_barrier()  # the label's gradient replaces what its tile has written
-            tl.store(grad_ptr + one * C + label, c.to(OUT), mask=here)
+            tl.store(grad_ptr + lead + one * C + label, c.to(OUT), mask=here)

@@ -14,9 +14,11 @@ SUM_BLOCK = 1024
 # Classes at most -> rows a program, width of a tile, warps. 30 to 80 logits a thread, few of its lanes to a row: a
 # row's sums are made in registers as far as they can be. A row that needs several warps has a program to itself.
 ROWS = {
-    8: (64, 2, 1), 16: (64, 4, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1), 1024: (2, 128, 1),
-    2048: (1, 256, 2), 4096: (1, 512, 4), 8192: (1, 1024, 8), 16384: (1, 2048, 16),
+    3: (128, 2, 1), 4: (128, 4, 1), 10: (64, 2, 1), 16: (64, 4, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1),
+    1024: (2, 128, 1), 2048: (1, 128, 1), 4096: (1, 256, 2), 8192: (1, 512, 4), 16384: (1, 1024, 8),
 }  # fmt: skip
+# Classes from which on the whole vectors of unaligned rows move as such.
+PEELED = 64
 # Beyond, by itemsize: step, lanes (16 bytes a thread), warps.
 ONLINE = {2: (4, 2048, 8), 4: (4, 1024, 8), 8: (4, 512, 8)}
 # (N, C, S), by itemsize: four classes at a time of 16 bytes' worth of positions a thread.
@@ -28,30 +30,35 @@ def _kind(gamma: float) -> int:
     return int(2 * gamma) if gamma in (0, 0.5, 1, 1.5, 2, 2.5, 3) else formulas.GENERAL.value
 
 
-def _layout(input: torch.Tensor) -> tuple[Any, int, int, dict[str, Any]]:
-    """(kernel, programs, warps, its arguments) by the shape of the logits."""
+def _layout(input: torch.Tensor, sums: bool) -> tuple[Any, int, int, dict[str, Any]]:
+    """(kernel, programs, warps, its arguments) by the shape of the logits, and whether there are sums beside theirs."""
     examples, classes, positions = (*input.shape, 1)[:3]
     itemsize = input.element_size()
-    contiguous = positions if positions > 1 else classes
-    vector = math.gcd(contiguous, 16 // itemsize)
     if positions > 1:
         step, lanes, warps = INSIDE[itemsize]
-        blocks = cdiv(positions, lanes)
-        shape = dict(classes=classes, groups=positions // vector, blocks=blocks, INSIDE=True, STEP=step, LANES=lanes)
-        return online.online_kernel, examples * blocks, warps, shape | dict(VECTOR=vector)
+        vector, blocks = math.gcd(positions, 16 // itemsize), cdiv(positions, lanes)
+        shape = dict(classes=classes, blocks=blocks, INSIDE=True, STEP=step, LANES=lanes)
+        shape |= dict(groups=positions // vector, VECTOR=vector, PEEL=False)
+        return online.online_kernel, examples * blocks, warps, shape
+    vector = math.gcd(classes, 16 // itemsize)
+    peel = classes >= PEELED and vector < 16 // itemsize
+    if peel:
+        vectors = dict(groups=classes, VECTOR=16 // itemsize, PEEL=True)
+    else:
+        vectors = dict(groups=classes // vector, VECTOR=vector, PEEL=False)
     fits = next((size for size in ROWS if classes <= size), None)
     if fits is None:
         step, lanes, warps = ONLINE[itemsize]
-        shape = dict(classes=classes, groups=classes // vector, blocks=1, INSIDE=False, STEP=step, LANES=lanes)
-        return online.online_kernel, examples, warps, shape | dict(VECTOR=vector)
+        shape = dict(classes=classes, blocks=1, INSIDE=False, STEP=step, LANES=lanes)
+        return online.online_kernel, examples, warps, shape | vectors
     held, width, warps = ROWS[fits]
+    if held < 16 and (sums or itemsize == 8):  # half the logits a thread: what goes with them takes as many registers
+        held, width, warps = (held // 2, width, warps) if held > 1 else (held, 2 * width, 2 * warps)
     if held == 1 and itemsize == 2:
         width *= 2  # 16 bytes a thread
-    shape = dict(
-        rows=examples, groups=classes // vector, ROWS=held, REPEATS=1 if held <= 2 else max(1, 32 * warps // held),
-        PIECES=cdiv(classes, width), WIDTH=width, VECTOR=vector,
-    )  # fmt: skip
-    return rows.row_kernel, cdiv(examples, held), warps, shape
+    repeats = 1 if held <= 2 else max(1, 32 * warps // held)
+    shape = dict(rows=examples, ROWS=held, REPEATS=repeats, PIECES=cdiv(classes, width), WIDTH=width)
+    return rows.row_kernel, cdiv(examples, held), warps, shape | vectors
 
 
 def plan(
@@ -63,7 +70,7 @@ def plan(
     compute = torch.float64 if input.dtype == torch.float64 else torch.float32
     probabilities = target.shape == input.shape
     kind = _kind(gamma)
-    kernel, programs, warps, layout = _layout(input)
+    kernel, programs, warps, layout = _layout(input, probabilities or label_smoothing != 0)
     per_row = (input.shape[0], *input.shape[2:])
 
     grad = torch.empty_like(input) if want_grad else input.new_empty(0)

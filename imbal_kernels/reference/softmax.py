@@ -6,9 +6,8 @@ k = sum_c t_c (1 - p_c), which is 1 - p_y for a class id:
     L = scale * k^gamma * sum_c weight_c t'_c (-log p_c)
 
 k below 0, which probabilities outside [0, 1] can give, counts as 0. A logit of +inf takes all of the probability, or
-its share among several; -inf none. (PyTorch's loss is NaN at +inf, and the GPU kernels' where that is not the
-label's: the clamp would cost each logit an instruction. The gradient of a +inf itself, which autograd has no way to,
-is 0 here; the CPU kernel gives its limit.)
+its share among several; -inf none. (PyTorch's loss is NaN at +inf. The gradient of a +inf itself, which autograd has no
+way to, is 0 here; the kernels give its limit.)
 
 At gamma = 0 that is `F.cross_entropy`. At gamma > 0 it is the focal loss of Lin et al., "Focal Loss for Dense Object
 Detection" (2017), over a softmax. The adjustment is that of Menon et al., "Long-tail learning via logit adjustment"
@@ -66,13 +65,14 @@ def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
     beaten = infinite.any(1) & ~infinite.gather(1, y)[:, 0]
     entropy = F.softplus(others - own, threshold=80.0)[:, 0] + _infinity(beaten, x)  # -log p_y
     weight = problem.weight
-    loss = entropy if weight is None else entropy * weight[ids]
+    loss = entropy if weight is None else weigh(weight[ids], entropy)
     eps = problem.label_smoothing
     if eps:
-        log_p = torch.log_softmax(x, 1)
-        weighted = log_p if weight is None else log_p * weight[:, None]
-        loss = loss * (1 - eps) - weighted.sum(1) * (eps / x.shape[1])
-        loss = loss + _infinity(infinite.any(1) & ~infinite.all(1), x)
+        entropies = -torch.log_softmax(x, 1)
+        entropies = entropies if weight is None else weigh(weight[:, None], entropies)
+        loss = weigh(torch.full_like(loss, 1 - eps), loss) + entropies.sum(1) * (eps / x.shape[1])
+        counted = ~infinite if weight is None else ~infinite & (weight != 0)[:, None]
+        loss = loss + _infinity(infinite.any(1) & counted.any(1), x)
     if problem.gamma == 0:
         return loss
     log_k = F.logsigmoid(others - own)[:, 0]  # log(1 - p_y)
@@ -80,9 +80,10 @@ def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
 
 
 def _settle(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Which logits are +inf, and the logits with the largest finite number for them."""
+    """Which logits are +inf, and the logits with 0 for them and the others far below."""
     infinite = x == torch.inf
-    return infinite, torch.where(infinite, torch.finfo(x.dtype).max, x)
+    below = infinite.any(1, keepdim=True).to(x.dtype) * torch.finfo(x.dtype).max
+    return infinite, torch.where(infinite, 0.0, x - below)
 
 
 def _infinity(where: Tensor, like: Tensor) -> Tensor:

@@ -85,6 +85,21 @@ def test_every_option(dtype, layout, kind, gamma, smoothing):
 
 
 @pytest.mark.parametrize("kind", ("ids", "probabilities"))
+@pytest.mark.parametrize("layout", ("registers", "two passes"), indirect=True)
+# Vectors of 2, 4 and 8; rows that begin anywhere in one, 17 of them in two programs; without a whole one in between.
+@pytest.mark.parametrize("dtype, classes", ((torch.float64, 65), (torch.float32, 67), (torch.bfloat16, 66)))
+def test_unaligned_rows(dtype, classes, layout, kind):
+    x, target = make(layout, classes, rows=17, kind=kind, dtype=dtype)
+    if kind == "ids":
+        target[:4] = torch.tensor([0, classes - 1, -100, classes // 2])
+    rtol = 2**-7 if dtype == torch.bfloat16 else None
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    compare(x, target, rtol)
+    weight, adjustment = torch.rand(classes, dtype=wide), torch.randn(classes, dtype=wide)
+    compare(x, target, rtol, gamma=2.0, smoothing=0.1, weight=weight, adjustment=adjustment)
+
+
+@pytest.mark.parametrize("kind", ("ids", "probabilities"))
 @pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_precision(dtype, layout, kind):
@@ -177,8 +192,7 @@ def test_logits_far_from_0(layout, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
 @pytest.mark.parametrize("gamma", (0.0, 2.0))
 def test_extreme_logits(layout, gamma):
-    """A far-off label costs its distance and more is never lost; what is NaN stays so, in its row. So is +inf beside
-    the label, as in PyTorch: to clamp it would cost every logit an instruction, which the budgets do not have."""
+    """A far-off label costs its distance and more is never lost; what is NaN stays so, in its row."""
     rows = [[100.0, -100.0, 0.0], [-100.0, 100.0, 0.0], [1e38, -1e38, 0.0], [-INF, 3.0, 1.0], [3.0, -INF, 1.0],
             [INF, 1.0, 1.0], [NAN, 0.0, 0.0], [0.0, NAN, 0.0], [-INF, -INF, -INF], [1.0, -INF, -INF],
             [1.0, INF, 0.0], [INF, INF, 1.0]]  # fmt: skip
@@ -189,16 +203,52 @@ def test_extreme_logits(layout, gamma):
     _, losses, grad = call(x, ids, gamma=gamma)
     losses, grad = losses.flatten(), (grad[0].T if layout == "inside" else grad)
     expected = torch.tensor([0.0, 200.0, 0.0, INF, math.log1p(math.exp(-2)), 0.0, NAN, NAN, NAN, 0.0,
-                             NAN, NAN])  # fmt: skip
+                             INF, math.log(2)])  # fmt: skip
     if gamma:
         expected[4] *= torch.sigmoid(torch.tensor(-2.0)) ** 2
+        expected[11] /= 4
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-30, equal_nan=True)
-    slopes = {0: [0.0, 0.0, 0.0], 1: [-1.0, 1.0, 0.0], 2: [0.0, 0.0, 0.0], 5: [0.0] * 3, 9: [0.0] * 3}
+    slopes = {0: [0.0] * 3, 1: [-1.0, 1.0, 0.0], 2: [0.0] * 3, 5: [0.0] * 3, 9: [0.0] * 3, 10: [-1.0, 1.0, 0.0]}
     for row, slope in slopes.items():
         torch.testing.assert_close(grad[row], torch.tensor(slope), rtol=1e-5, atol=1e-30)
     third = torch.tensor([-1.0, math.e**2 / (1 + math.e**2), 1 / (1 + math.e**2)])
     torch.testing.assert_close(grad[3], third, rtol=1e-5, atol=0)
-    assert grad[6:9].isnan().all() and grad[10:].isnan().all()
+    assert grad[6:9].isnan().all()
+
+
+def far_away(x, target, **options):
+    """(losses, gradient) by the definition with a large number for an infinite logit: what is large is infinite. NaN
+    in a row's logits, and no logit above -inf, make it NaN."""
+    losses, grad = definition(x.double().clamp(-1e8, 1e8), target, **options)
+    losses = torch.where(losses > 1e3, INF, losses)
+    bad = x.isnan().any(1) | (x == -INF).all(1)
+    return losses.where(~bad, NAN), grad.where(~bad[:, None], NAN)
+
+
+@pytest.mark.parametrize("kind", ("ids", "probabilities"))
+@pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
+@pytest.mark.parametrize("gamma", (0.0, 2.0, 2.7))
+def test_limits(layout, kind, gamma):
+    """Every pair of +inf, -inf, NaN and a number, beside two more. A gradient's limit may be infinite."""
+    values = [torch.tensor([INF, -INF, NAN, 0.5])] * 2
+    x = torch.cartesian_prod(*values, torch.tensor([2.0]), torch.tensor([-1.0]))
+    x = torch.cat([x, torch.tensor([[INF, INF, INF, -1.0], [0.5, -INF, -INF, -INF]])])
+    ids = torch.zeros(len(x), dtype=torch.int64)
+    target = ids if kind == "ids" else torch.tensor([0.5, 0.2, 0.0, 0.3]).repeat(len(x), 1)
+    for smoothing in (0.0, 0.1):
+        for weight in (None, torch.tensor([1.0, 0.0, 2.0, 1.0])):
+            options = dict(gamma=gamma, smoothing=smoothing, weight=weight)
+            losses, grad = far_away(x, target, **options)
+            if layout == "inside":
+                maps = target[None] if kind == "ids" else target.T[None].contiguous()
+                _, got, slope = call(x.T[None].contiguous(), maps, **options)
+                got, slope = got[0], slope[0].T
+            else:
+                _, got, slope = call(x, target, **options)
+            torch.testing.assert_close(got, losses.float(), rtol=1e-5, atol=1e-6, equal_nan=True)
+            infinite = grad.abs() > 1e3
+            assert (slope * grad.sign() > 1e20)[infinite].all()
+            torch.testing.assert_close(slope[~infinite], grad[~infinite].float(), rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
