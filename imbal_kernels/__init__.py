@@ -21,6 +21,7 @@ from imbal_kernels.modules import (
     SoftmaxFocalLoss,
     VarifocalLoss,
 )
+from imbal_kernels.normalizer import EMANormalizer
 from imbal_kernels.sampling.adasyn import adasyn
 from imbal_kernels.sampling.borderline import borderline_smote
 from imbal_kernels.sampling.knn import knn
@@ -39,6 +40,7 @@ __all__ = [
     "BinaryCrossEntropyWithLogits",
     "CrossEntropyLoss",
     "DenseFocalLoss",
+    "EMANormalizer",
     "Formula",
     "Provenance",
     "QualityFocalLoss",

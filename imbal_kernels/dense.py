@@ -10,6 +10,7 @@ from torch import Tensor
 from imbal_kernels import ops
 from imbal_kernels.dense_arguments import dense_problems, formula_options
 from imbal_kernels.formula import Formula
+from imbal_kernels.normalizer import Normalizer
 
 
 def dense_focal_loss(
@@ -20,7 +21,7 @@ def dense_focal_loss(
     gamma: float | None = None,
     reduction: str = "sum",
     *,
-    normalizer: float | Tensor | str | None = "positives",
+    normalizer: Normalizer = "positives",
     scores: Tensor | Sequence[Tensor] | None = None,
     formula: str | Formula = "focal",
     gamma_pos: float | None = None,
@@ -46,8 +47,8 @@ def dense_focal_loss(
         alpha, gamma, gamma_pos, clip: the formula's numbers, below. Those it has not are refused; None is its default.
         reduction: "sum" | "mean"; "mean" divides by the elements that are not ignored.
         normalizer: replaces that divisor: "positives" (of all levels and images, at least 1; mmdetection),
-            "positives_per_image" (the mean over images of sum / positives, as torchvision's RetinaNet), a number or a
-            0-d tensor, or None.
+            "positives_per_image" (the mean over images of sum / positives, as torchvision's RetinaNet), an
+            `EMANormalizer` (detectron2), a number, a 0-d tensor, or None.
         scores: the target of each anchor's class, in [0, 1], in the order of `labels`: (N, M) or a list. Those of
             background are not read. Without them 1.
         formula: which loss, and what it takes:

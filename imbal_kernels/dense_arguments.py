@@ -7,22 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import (
+from imbal_kernels.arguments import FORMULAS, Count, SigmoidProblem, divisor_of, sigmoid_problem
+from imbal_kernels.checks import (
     FLOATS,
-    FORMULAS,
     INTEGERS,
-    Count,
-    SigmoidProblem,
     check_constant,
     check_number,
     check_reduction,
     check_same_device,
     check_tensor,
-    holds_object,
-    per_image,
-    sigmoid_problem,
+    kind_of,
 )
 from imbal_kernels.formula import Formula
+from imbal_kernels.normalizer import EMANormalizer, Normalizer
+from imbal_kernels.targets import holds_object, per_image
 
 # What each formula takes besides what all take, with the defaults of its own function.
 OPTIONS: dict[str, dict[str, float | None]] = {
@@ -67,7 +65,7 @@ def dense_problems(
     pos_weight: Tensor | None,
     label_smoothing: float,
     ignore_index: int,
-    normalizer: float | Tensor | str | None,
+    normalizer: Normalizer,
     loss_weight: float | Tensor,
     process_group: Any,
     scores: Tensor | Sequence[Tensor] | None,
@@ -79,7 +77,7 @@ def dense_problems(
         raise ValueError(
             'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'
         )
-    check_reduction(reduction, normalizer, process_group)
+    check_reduction(reduction, "positives" if isinstance(normalizer, EMANormalizer) else normalizer, process_group)
     views = _views(levels, num_classes)
     ids = _per_anchor("labels", labels, views, INTEGERS, "must be integer class ids")
     all_scores = [None] * len(views) if scores is None else _per_anchor(
@@ -90,16 +88,11 @@ def dense_problems(
     _check_factor("weight", weight, shape, views[0])
     _check_factor("pos_weight", pos_weight, shape, views[0])
 
-    divisor = normalizer
-    if normalizer == "positives":
-        divisor = count(whole, num_classes, ignore_index, False, True).clamp(min=1)
-    elif normalizer == "positives_per_image":
-        divisor = None
+    divisor = divisor_of(normalizer, reduction, whole, num_classes, ignore_index, False, views[0], count)
+    if isinstance(normalizer, str) and normalizer == "positives_per_image":
         dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
         each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
         weight = each if weight is None else weight.to(dtype) * each
-    elif normalizer is None and reduction == "mean":
-        divisor = num_classes * count(whole, num_classes, ignore_index, False, False)
     parts = zip(views, ids, all_scores, _pieces(weight, views), _pieces(pos_weight, views), strict=True)
     return [
         sigmoid_problem(
@@ -114,7 +107,7 @@ def dense_problems(
 def _views(levels: Sequence[Tensor], num_classes: int) -> list[Tensor]:
     """The logits of each level as (N, H, W, A, C)."""
     if not isinstance(levels, (list, tuple)) or not levels:
-        raise TypeError(f"levels must be a list of at least one Tensor, got {type(levels).__name__}")
+        raise TypeError(f"levels must be a list of at least one Tensor, got {kind_of(levels)}")
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, torch.SymInt)) or num_classes < 1:
         raise ValueError(f"num_classes must be an int, at least 1, got {num_classes!r}")
     views = []
@@ -147,7 +140,7 @@ def _per_anchor(
     sizes, images = _anchors(views), views[0].shape[0]
     whole = isinstance(given, Tensor)
     if not whole and not isinstance(given, (list, tuple)):
-        raise TypeError(f"{name} must be a Tensor or a list of one per level, got {type(given).__name__}")
+        raise TypeError(f"{name} must be a Tensor or a list of one per level, got {kind_of(given)}")
     tensors = [given] if isinstance(given, Tensor) else list(given)
     expected = [sum(sizes)] if whole else sizes
     if len(tensors) != len(expected):
@@ -155,7 +148,7 @@ def _per_anchor(
     for i, (tensor, size) in enumerate(zip(tensors, expected, strict=True)):
         own = name if whole else f"{name}[{i}]"
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{own} must be a Tensor, got {type(tensor).__name__}")
+            raise TypeError(f"{own} must be a Tensor, got {kind_of(tensor)}")
         if tensor.dtype not in dtypes:
             raise TypeError(f"{own} {kind}, got {tensor.dtype}")
         check_same_device(own, tensor, views[0])
@@ -172,7 +165,7 @@ def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], inpu
     if factor is None:
         return
     if not isinstance(factor, Tensor):
-        raise TypeError(f"{name} must be a Tensor or None, got {type(factor).__name__}: pass torch.tensor(...)")
+        raise TypeError(f"{name} must be a Tensor or None, got {kind_of(factor)}: pass torch.tensor(...)")
     check_constant(name, factor, input)
     aligned = zip(factor.shape[::-1], shape[::-1], strict=False)
     fits = factor.dim() <= 3 and all(own in (1, size) for own, size in aligned)

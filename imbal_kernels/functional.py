@@ -6,6 +6,7 @@ from torch import Tensor
 
 from imbal_kernels import ops
 from imbal_kernels.arguments import sigmoid_problem
+from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.softmax_arguments import softmax_problem
 
 
@@ -20,7 +21,7 @@ def sigmoid_focal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -48,7 +49,7 @@ def sigmoid_focal_loss(
         label_smoothing: eps in [0, 1]; moves the targets of the cross-entropy towards 1/2.
         ignore_index: rows (class ids) or elements (values) with this target count for nothing. Tested first.
         normalizer: replaces the divisor of "mean" and "sum": a number, a 0-d tensor, "positives" (objects in
-            the batch, at least 1) or "positives_per_image" (RetinaNet's mean over images).
+            the batch, at least 1), "positives_per_image" (RetinaNet's mean over images) or an `EMANormalizer`.
         loss_weight: factor on the loss, a number or a 0-d tensor. Cheaper than multiplying the result.
         process_group: not supported yet.
 
@@ -84,7 +85,7 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:

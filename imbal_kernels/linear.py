@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imbal_kernels import functional, ops
-from imbal_kernels.arguments import check_reduction, check_same_device, check_tensor
+from imbal_kernels.checks import check_reduction, check_same_device, check_tensor
 from imbal_kernels.softmax_arguments import per_class
 
 # A chunk's logits take at most this, and their gradient the same: large enough for the matrix product to run at full

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from imbal_kernels import dense, functional, sigmoid_losses
 from imbal_kernels.formula import Formula
+from imbal_kernels.normalizer import Normalizer
 
 
 class _Loss(nn.Module):
@@ -50,7 +51,7 @@ class SigmoidFocalLoss(_Loss):
         pos_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        normalizer: float | Tensor | str | None = None,
+        normalizer: Normalizer = None,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
     ) -> None:
@@ -78,7 +79,7 @@ class BinaryCrossEntropyWithLogits(_Loss):
         pos_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        normalizer: float | Tensor | str | None = None,
+        normalizer: Normalizer = None,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
     ) -> None:
@@ -107,7 +108,7 @@ class QualityFocalLoss(_Loss):
         pos_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        normalizer: float | Tensor | str | None = None,
+        normalizer: Normalizer = None,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
     ) -> None:
@@ -134,7 +135,7 @@ class VarifocalLoss(_Loss):
         pos_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        normalizer: float | Tensor | str | None = None,
+        normalizer: Normalizer = None,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
     ) -> None:
@@ -162,7 +163,7 @@ class AsymmetricLoss(_Loss):
         pos_weight: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
-        normalizer: float | Tensor | str | None = None,
+        normalizer: Normalizer = None,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
     ) -> None:
@@ -244,7 +245,7 @@ class DenseFocalLoss(_Loss):
         gamma: float | None = None,
         reduction: str = "sum",
         *,
-        normalizer: float | Tensor | str | None = "positives",
+        normalizer: Normalizer = "positives",
         formula: str | Formula = "focal",
         gamma_pos: float | None = None,
         clip: float | None = None,

@@ -7,6 +7,7 @@ from torch import Tensor
 from imbal_kernels import ops
 from imbal_kernels.arguments import sigmoid_problem
 from imbal_kernels.formula import Formula
+from imbal_kernels.normalizer import Normalizer
 
 
 def quality_focal_loss(
@@ -20,7 +21,7 @@ def quality_focal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -70,7 +71,7 @@ def varifocal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -121,7 +122,7 @@ def asymmetric_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -168,7 +169,7 @@ def elementwise_loss(
     scores: Tensor | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from imbal_kernels import arguments as args
+from imbal_kernels import checks
+from imbal_kernels.factors import scale_of
 
 MOST_CLASSES = 262_144
 
@@ -58,8 +59,8 @@ def softmax_problem(
 ) -> SoftmaxProblem:
     """Checks the arguments of a softmax loss and folds reduction and normalizer into a scale. `sum_weights` is
     ops.sum_weights or reference.sum_weights."""
-    args.check_reduction(reduction, normalizer, process_group)
-    args.check_tensor("input", input)
+    checks.check_reduction(reduction, normalizer, process_group)
+    checks.check_tensor("input", input)
     if input.dim() == 0 or input.shape[min(input.dim() - 1, 1)] == 0:
         raise ValueError(f"input must be (C,), (N, C) or (N, C, d1, ...) with C at least 1, got {tuple(input.shape)}")
     rows = input[None, :, None] if input.dim() == 1 else input.reshape(*input.shape[:2], math.prod(input.shape[2:]))
@@ -68,7 +69,7 @@ def softmax_problem(
         raise ValueError(f"input must have at most {MOST_CLASSES} classes, got {classes}")
     probabilities = _targets_are_probabilities(input, target)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    args.check_options(gamma, label_smoothing, ignore_index, loss_weight)
+    checks.check_options(gamma, label_smoothing, ignore_index, loss_weight)
     if probabilities and ignore_index >= 0:
         raise ValueError("ignore_index is not supported for floating point target")
     weight = per_class("weight", weight, input, classes, dtype)
@@ -77,7 +78,7 @@ def softmax_problem(
 
     divisor: float | Tensor = 1.0
     if isinstance(normalizer, Tensor):
-        divisor = args.scalar_tensor("normalizer", normalizer, input)
+        divisor = checks.scalar_tensor("normalizer", normalizer, input)
     elif normalizer == "positives":
         if probabilities:
             raise ValueError('normalizer="positives" counts class ids: it needs a target of class ids')
@@ -91,7 +92,7 @@ def softmax_problem(
             divisor = flat.new_full((), flat.shape[0] * flat.shape[2], dtype=torch.int64)
         else:
             divisor = sum_weights(flat, weight, classes, ignore_index)
-    scale, scale_tensor = args.scale_of(loss_weight, divisor, input, dtype)
+    scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
     return SoftmaxProblem(
         input=rows.contiguous(),
         target=flat,
@@ -103,7 +104,7 @@ def softmax_problem(
         scale=scale,
         ignore_index=ignore_index,
         elementwise=reduction == "none",
-        fp32_loss=args.under_autocast(input),
+        fp32_loss=checks.under_autocast(input),
     )
 
 
@@ -116,9 +117,9 @@ def _targets_are_probabilities(input: Tensor, target: Tensor) -> bool:
     """As F.cross_entropy tells them apart: by shape."""
     if not isinstance(target, Tensor):
         raise TypeError(f"target must be a Tensor, got {type(target).__name__}")
-    args.check_same_device("target", target, input)
+    checks.check_same_device("target", target, input)
     if target.shape == input.shape:
-        if target.dtype not in args.FLOATS:
+        if target.dtype not in checks.FLOATS:
             raise TypeError(f"Expected floating point type for target with class probabilities, got {target.dtype}")
         return True
     expected = _ids_shape(input)
@@ -127,7 +128,7 @@ def _targets_are_probabilities(input: Tensor, target: Tensor) -> bool:
             f"target must have shape {tuple(expected)} for class ids or {tuple(input.shape)} for probabilities, "
             f"got {tuple(target.shape)}"
         )
-    if target.dtype not in args.INTEGERS:
+    if target.dtype not in checks.INTEGERS:
         raise TypeError(f"target of shape {tuple(target.shape)}: class ids must be integers, got {target.dtype}")
     return False
 
@@ -138,7 +139,7 @@ def per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dtyp
         return None
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor or None, got {type(value).__name__}: pass torch.tensor(...)")
-    args.check_constant(name, value, input)
+    checks.check_constant(name, value, input)
     if value.shape != (classes,):
         raise ValueError(f"{name} must have one value per class, shape ({classes},), got {tuple(value.shape)}")
     return value.to(dtype).contiguous()

@@ -1,4 +1,4 @@
-"""The autograd function around a fused loss, the same for every family.
+"""The way to a fused loss and the autograd function around it, the same for every family.
 
 The forward of a reduced loss also writes its gradient; backward hands it over the first time, rescaled
 by the upstream gradient where that is not 1, and recomputes it from the logits any later time. Elementwise
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from imbal_kernels.ops import backends
+
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 
 _ops = torch.ops.imbal_kernels
@@ -26,15 +28,26 @@ class Family(NamedTuple):
     tensors: int
     raw: Callable[[Any, Tensor | None, int, bool], tuple[Tensor, Tensor]]  # problem, upstream, loss mode, want_grad
     reference: Callable[[Any], Tensor]
+    fits: Callable[[Any], bool]  # whether the kernels of the problem's device take it and give the gradients asked for
+    check: Callable[[Any, bool], None]  # raises for what tensors hold; by_kernel: but for what the kernel looks at
 
 
 FAMILIES: dict[str, Family] = {}
 
 
-def fused_loss(family: str, problem: Any) -> Tensor:
-    """The loss of a problem by the family's raw op, with a gradient for the logits."""
+def fused_loss(name: str, problem: Any) -> Tensor:
+    """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
+    family = FAMILIES[name]
+    if backends.in_transform():
+        return family.reference(problem)
+    kernels = backends.has_kernels(problem.input) and family.fits(problem)
+    cpu = problem.input.device.type == "cpu"
+    if not torch.compiler.is_compiling() and (cpu or backends.checks_requested()):
+        family.check(problem, kernels and cpu)
+    if not kernels:
+        return family.reference(problem)
     differentiate = torch.is_grad_enabled() and problem.input.requires_grad
-    return _FusedLoss.apply(family, differentiate, *problem)
+    return _FusedLoss.apply(name, differentiate, *problem)
 
 
 class _FusedLoss(torch.autograd.Function):

@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import FORMULAS, SigmoidProblem, is_ignored
+from imbal_kernels.arguments import FORMULAS, SigmoidProblem
 from imbal_kernels.formula import by_key
 from imbal_kernels.ops import backends
 from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
 from imbal_kernels.reference import sigmoid as reference
+from imbal_kernels.targets import is_ignored
 
 _ARGUMENTS = (
     "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? alpha_per_class, "
@@ -109,21 +110,6 @@ def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int
     )
 
 
-def _check_alphas(alphas: Tensor | None) -> None:
-    if type(alphas) is Tensor and not bool((alphas <= 1).all()):
-        raise ValueError(
-            f"alpha must be at most 1 (below 0 switches it off), got a tensor with {alphas.max():g}; "
-            "weights of classes go in as weight or pos_weight"
-        )
-
-
-def _check_targets(problem: SigmoidProblem) -> None:
-    backends.refuse_capture(problem.input)
-    row = int(reference.first_bad_row(problem))
-    if row < (problem.target.shape[0] if problem.dense else problem.target.numel()):
-        raise_bad_row(problem.input, problem.target, problem.scores, row, problem.ignore_index)
-
-
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
     """Rows (class ids) or elements (values) that are not ignored, or that hold an object: a 0-d int64 tensor."""
     if backends.in_transform() or not backends.has_kernels(target):
@@ -132,20 +118,6 @@ def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bo
 
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
-    """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
-    if backends.in_transform():
-        return reference.sigmoid_loss(problem)
-    gradient_of_target = problem.target.requires_grad or (problem.scores is not None and problem.scores.requires_grad)
-    kernels = backends.has_kernels(problem.input) and not (gradient_of_target and torch.is_grad_enabled())
-    if problem.formula not in FORMULAS:  # the user's own
-        kernels = kernels and problem.input.is_cuda and by_key(problem.formula).triton is not None
-    checked_by_kernel = kernels and problem.input.device.type == "cpu"
-    if not torch.compiler.is_compiling() and (problem.input.device.type == "cpu" or backends.checks_requested()):
-        _check_alphas(problem.alpha_per_class)
-        if not checked_by_kernel:
-            _check_targets(problem)
-    if not kernels:
-        return reference.sigmoid_loss(problem)
     return fused_loss("sigmoid", problem)
 
 
@@ -158,4 +130,27 @@ def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_
     )  # fmt: skip
 
 
-FAMILIES["sigmoid"] = Family(SigmoidProblem, 7, _raw, reference.sigmoid_loss)
+def _fits(problem: SigmoidProblem) -> bool:
+    gradient_of_target = problem.target.requires_grad or (problem.scores is not None and problem.scores.requires_grad)
+    if gradient_of_target and torch.is_grad_enabled():
+        return False
+    own = problem.formula not in FORMULAS
+    return not own or (problem.input.is_cuda and by_key(problem.formula).triton is not None)
+
+
+def _check(problem: SigmoidProblem, by_kernel: bool) -> None:
+    backends.refuse_capture(problem.input)
+    alphas = problem.alpha_per_class
+    if type(alphas) is Tensor and not bool((alphas <= 1).all()):
+        raise ValueError(
+            f"alpha must be at most 1 (below 0 switches it off), got a tensor with {alphas.max():g}; "
+            "weights of classes go in as weight or pos_weight"
+        )
+    if by_kernel:
+        return
+    row = int(reference.first_bad_row(problem))
+    if row < (problem.target.shape[0] if problem.dense else problem.target.numel()):
+        raise_bad_row(problem.input, problem.target, problem.scores, row, problem.ignore_index)
+
+
+FAMILIES["sigmoid"] = Family(SigmoidProblem, 7, _raw, reference.sigmoid_loss, _fits, _check)

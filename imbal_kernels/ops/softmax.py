@@ -66,13 +66,6 @@ def raise_bad_row(target: Tensor, row: int, classes: int) -> None:
     )
 
 
-def _check_ids(problem: SoftmaxProblem) -> None:
-    backends.refuse_capture(problem.input)
-    row = int(reference.first_bad_row(problem))
-    if row < problem.target.numel():
-        raise_bad_row(problem.target, row, problem.input.shape[1])
-
-
 def sum_weights(target: Tensor, weight: Tensor | None, num_classes: int, ignore_index: int) -> Tensor:
     """The sum of the weights of all class ids that are not ignored, their number without weights: a 0-d tensor."""
     if backends.in_transform() or not backends.has_kernels(target):
@@ -81,17 +74,6 @@ def sum_weights(target: Tensor, weight: Tensor | None, num_classes: int, ignore_
 
 
 def softmax_loss(problem: SoftmaxProblem) -> Tensor:
-    """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
-    if backends.in_transform():
-        return reference.softmax_loss(problem)
-    kernels = backends.has_kernels(problem.input) and not (problem.target.requires_grad and torch.is_grad_enabled())
-    cpu = problem.input.device.type == "cpu"
-    checked_by_kernel = kernels and cpu
-    if not (problem.probabilities or checked_by_kernel or torch.compiler.is_compiling()):
-        if cpu or backends.checks_requested():
-            _check_ids(problem)
-    if not kernels:
-        return reference.softmax_loss(problem)
     return fused_loss("softmax", problem)
 
 
@@ -103,4 +85,17 @@ def _raw(problem: SoftmaxProblem, upstream: Tensor | None, loss_mode: int, want_
     )  # fmt: skip
 
 
-FAMILIES["softmax"] = Family(SoftmaxProblem, 5, _raw, reference.softmax_loss)
+def _fits(problem: SoftmaxProblem) -> bool:
+    return not (problem.target.requires_grad and torch.is_grad_enabled())
+
+
+def _check(problem: SoftmaxProblem, by_kernel: bool) -> None:
+    if problem.probabilities or by_kernel:
+        return
+    backends.refuse_capture(problem.input)
+    row = int(reference.first_bad_row(problem))
+    if row < problem.target.numel():
+        raise_bad_row(problem.target, row, problem.input.shape[1])
+
+
+FAMILIES["softmax"] = Family(SoftmaxProblem, 5, _raw, reference.softmax_loss, _fits, _check)

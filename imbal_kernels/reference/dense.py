@@ -9,6 +9,7 @@ from torch import Tensor
 from imbal_kernels.arguments import sigmoid_problem
 from imbal_kernels.dense_arguments import formula_options
 from imbal_kernels.formula import Formula
+from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.reference.sigmoid import count_targets, sigmoid_loss
 
 
@@ -20,7 +21,7 @@ def dense_focal_loss(
     gamma: float | None = None,
     reduction: str = "sum",
     *,
-    normalizer: float | Tensor | str | None = "positives",
+    normalizer: Normalizer = "positives",
     scores: Tensor | Sequence[Tensor] | None = None,
     formula: str | Formula = "focal",
     gamma_pos: float | None = None,

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from imbal_kernels import formula
-from imbal_kernels.arguments import SigmoidProblem, holds_object, is_ignored, sigmoid_problem
+from imbal_kernels.arguments import SigmoidProblem, sigmoid_problem
+from imbal_kernels.normalizer import Normalizer
+from imbal_kernels.targets import holds_object, is_ignored
 
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
@@ -183,7 +185,7 @@ def sigmoid_focal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -206,7 +208,7 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:

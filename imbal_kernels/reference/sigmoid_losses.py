@@ -6,6 +6,7 @@ from torch import Tensor
 
 from imbal_kernels.arguments import sigmoid_problem
 from imbal_kernels.formula import Formula
+from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.reference.sigmoid import count_targets, sigmoid_loss
 
 
@@ -20,7 +21,7 @@ def quality_focal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -47,7 +48,7 @@ def varifocal_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -74,7 +75,7 @@ def asymmetric_loss(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:
@@ -98,7 +99,7 @@ def elementwise_loss(
     scores: Tensor | None = None,
     weight: Tensor | None = None,
     ignore_index: int = -100,
-    normalizer: float | Tensor | str | None = None,
+    normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
 ) -> Tensor:

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.arguments import holds_object, is_ignored
 from imbal_kernels.reference.sigmoid import weigh
 from imbal_kernels.softmax_arguments import SoftmaxProblem, softmax_problem
+from imbal_kernels.targets import holds_object, is_ignored
 
 
 def softmax_loss(problem: SoftmaxProblem) -> Tensor:
