@@ -4,7 +4,7 @@ The forward of a reduced loss also writes its gradient; backward hands it over t
 by the upstream gradient where that is not 1, and recomputes it from the logits any later time. Elementwise
 losses, and fp16 (whose gradients would underflow before a loss scaler sees them), always recompute.
 On a CPU storing is the fastest while upstream is 1, which a forward can't know; otherwise rescaling takes about as
-long as recomputing (bench/results: "ours", "ours, upstream 2" and "ours, recomputed", which leaves autograd out).
+long as recomputing (docs/benchmarks.md: "ours", "ours, upstream 2" and "ours, recomputed").
 """
 
 from collections.abc import Callable
