@@ -93,17 +93,20 @@ def _sigmoid_loss_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CUDA", lib=backends.library)
 def _by_class_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """No kernel adds up by class yet: the losses and gradients of all elements are written, and PyTorch does."""
+    return *_ops.sigmoid_loss(input, target, *args), sums_from_elements(input, target, *args)
+
+
+def sums_from_elements(input: Tensor, target: Tensor, *args: Any) -> Tensor:
+    """No Triton kernel adds up by class yet: the losses and gradients of all elements are written, and PyTorch does."""
     from imbal_kernels import kernels
 
-    loss, grad = _ops.sigmoid_loss(input, target, *args)
     if input.dim() == 4:
         input, target = input.transpose(2, 3).reshape(-1, input.shape[2]), target.reshape(-1)
     each = (*args[:10], ELEMENTWISE, True, True, *args[13:])
     losses, grads = kernels.sigmoid_loss(input, target, *each)
     scores = args[13] if len(args) > 13 else None
     t, _, _ = reference.decode_targets(target, scores, input.shape[1], args[9], losses.dtype)
-    return loss, grad, reference.add_by_class(t, losses, grads)
+    return reference.add_by_class(t, losses, grads)
 
 
 @torch.library.impl("imbal_kernels::count_targets", "CUDA", lib=backends.library)
