@@ -74,25 +74,31 @@ class _FusedLoss(torch.autograd.Function):
         family = FAMILIES[ctx.name]
         problem = family.problem(*ctx.saved_tensors, *ctx.options)
         grad, ctx.grad = ctx.grad, None
-        compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() and not compiling:  # a second derivative may follow
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a second derivative may follow
             with torch.enable_grad():
                 loss = family.reference(problem)
                 (grad,) = torch.autograd.grad(loss, problem.input, upstream, create_graph=True)
         elif not ctx.kept:
-            grad = family.raw(problem, _compact(upstream), NO_LOSS, True)[1]
+            grad = family.raw(problem, compact(upstream), NO_LOSS, True)[1]
         else:
             grad = family.raw(problem, None, NO_LOSS, True)[1] if grad is None else grad
-            batched = not compiling and torch._C._functorch.is_legacy_batchedtensor(upstream)  # autograd's own vmap
-            if compiling or batched or (grad.is_cuda and torch.cuda.is_current_stream_capturing()):
-                # A replayed backward must not rescale twice, and a batch of upstream gradients can't in place.
-                grad = grad * upstream.to(grad.dtype)
-            else:
-                _ops.rescale_(grad, upstream)
+            grad = rescaled(grad, upstream)
         return (None, None, grad) + (None,) * (len(problem) - 1)
 
 
-def _compact(upstream: Tensor) -> Tensor:
+def rescaled(grad: Tensor, upstream: Tensor) -> Tensor:
+    """A gradient that nobody else holds, times a 0-d upstream gradient: in place where that is allowed."""
+    compiling = torch.compiler.is_compiling()
+    batched = not compiling and torch._C._functorch.is_legacy_batchedtensor(upstream)  # autograd's own vmap
+    captured = grad.is_cuda and torch.cuda.is_current_stream_capturing()
+    if compiling or batched or captured or not backends.has_kernels(grad):
+        # A replayed backward must not rescale twice, and a batch of upstream gradients can't in place.
+        return grad * upstream.to(grad.dtype)
+    _ops.rescale_(grad, upstream)
+    return grad
+
+
+def compact(upstream: Tensor) -> Tensor:
     """An upstream gradient as the kernels take it: 0-d in the compute dtype, or contiguous."""
     expanded = upstream.dim() == 2 and upstream.numel() > 0 and not any(upstream.stride())
     if expanded:
