@@ -1,6 +1,7 @@
 """Losses and resampling for imbalanced data, fused on the device."""
 
 from imbal_kernels import presets, reference
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.dense import dense_focal_loss
 from imbal_kernels.formula import Formula
 from imbal_kernels.functional import (
@@ -38,6 +39,7 @@ __all__ = [
     "AsymmetricLoss",
     "BCEWithLogitsLoss",
     "BinaryCrossEntropyWithLogits",
+    "ClassStatistics",
     "CrossEntropyLoss",
     "DenseFocalLoss",
     "EMANormalizer",

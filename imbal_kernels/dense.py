@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from imbal_kernels import ops
+from imbal_kernels.class_statistics import ClassStatistics, check_statistics
 from imbal_kernels.dense_arguments import dense_problems, formula_options
 from imbal_kernels.formula import Formula
 from imbal_kernels.normalizer import Normalizer
@@ -32,6 +33,7 @@ def dense_focal_loss(
     ignore_index: int = -100,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
+    statistics: ClassStatistics | None = None,
 ) -> Tensor:
     """A sigmoid loss of a dense detector's outputs, without permute, concatenation or one-hot targets.
 
@@ -59,7 +61,7 @@ def dense_focal_loss(
             "asymmetric", as `asymmetric_loss`: gamma (4), its gamma_neg; gamma_pos (1), clip (0.05)
             a `Formula`, as `elementwise_loss`: scores; no pos_weight, no label_smoothing
         weight, pos_weight: broadcast to (N, M, C): (C,), (N, M, 1), (N, M, C).
-        label_smoothing, ignore_index, loss_weight: as in `sigmoid_focal_loss`.
+        label_smoothing, ignore_index, loss_weight, statistics: as in `sigmoid_focal_loss`.
 
     Returns:
         A 0-d tensor, float32 for half inputs.
@@ -88,4 +90,5 @@ def dense_focal_loss(
         label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
         process_group=process_group, scores=scores, count=ops.count_targets, **options,
     )  # fmt: skip
-    return functools.reduce(torch.add, [ops.sigmoid_loss(problem) for problem in problems])
+    check_statistics(statistics, num_classes, levels[0])
+    return functools.reduce(torch.add, [ops.sigmoid_loss(problem, statistics) for problem in problems])

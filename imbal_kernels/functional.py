@@ -6,6 +6,7 @@ from torch import Tensor
 
 from imbal_kernels import ops
 from imbal_kernels.arguments import sigmoid_problem
+from imbal_kernels.class_statistics import ClassStatistics, check_statistics
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.softmax_arguments import softmax_problem
 
@@ -24,6 +25,7 @@ def sigmoid_focal_loss(
     normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
+    statistics: ClassStatistics | None = None,
 ) -> Tensor:
     """Sigmoid focal loss of Lin et al., "Focal Loss for Dense Object Detection" (2017); a drop-in for
     `torchvision.ops.sigmoid_focal_loss`.
@@ -52,6 +54,7 @@ def sigmoid_focal_loss(
             the batch, at least 1), "positives_per_image" (RetinaNet's mean over images) or an `EMANormalizer`.
         loss_weight: factor on the loss, a number or a 0-d tensor. Cheaper than multiplying the result.
         process_group: not supported yet.
+        statistics: a `ClassStatistics` that gets what this loss adds up for each class.
 
     Returns:
         The loss: the shape of `inputs` for "none", else 0-d.
@@ -72,7 +75,8 @@ def sigmoid_focal_loss(
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
     )  # fmt: skip
-    loss = ops.sigmoid_loss(problem)
+    check_statistics(statistics, inputs.shape[-1] if inputs.dim() else 1, inputs)
+    loss = ops.sigmoid_loss(problem, statistics)
     return loss.reshape(inputs.shape) if problem.elementwise else loss
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from imbal_kernels import dense, functional, sigmoid_losses
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.formula import Formula
 from imbal_kernels.normalizer import Normalizer
 
@@ -27,7 +28,7 @@ class _Loss(nn.Module):
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        values = ((k, v) for k, v in self.arguments().items() if v is not None)
+        values = ((k, v) for k, v in self.arguments().items() if v is not None and not isinstance(v, nn.Module))
         return ", ".join(f"{k}=tensor{tuple(v.shape)}" if isinstance(v, Tensor) else f"{k}={v!r}" for k, v in values)
 
 
@@ -54,11 +55,12 @@ class SigmoidFocalLoss(_Loss):
         normalizer: Normalizer = None,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
+        statistics: ClassStatistics | None = None,
     ) -> None:
         super().__init__(
             alpha=alpha, gamma=gamma, reduction=reduction, weight=weight, pos_weight=pos_weight,
             label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
-            loss_weight=loss_weight, process_group=process_group,
+            loss_weight=loss_weight, process_group=process_group, statistics=statistics,
         )  # fmt: skip
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -255,12 +257,13 @@ class DenseFocalLoss(_Loss):
         ignore_index: int = -100,
         loss_weight: float | Tensor = 1.0,
         process_group: Any = None,
+        statistics: ClassStatistics | None = None,
     ) -> None:
         super().__init__(
             num_classes=num_classes, alpha=alpha, gamma=gamma, reduction=reduction, normalizer=normalizer,
             formula=formula, gamma_pos=gamma_pos, clip=clip, weight=weight, pos_weight=pos_weight,
             label_smoothing=label_smoothing, ignore_index=ignore_index, loss_weight=loss_weight,
-            process_group=process_group,
+            process_group=process_group, statistics=statistics,
         )  # fmt: skip
 
     def forward(

@@ -334,6 +334,25 @@ def test_equals_retinanet_of_torchvision(size, torchvision_detection, device):
         torch.testing.assert_close(got, true, rtol=2e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize("formula", ["quality_focal", "varifocal"])
+def test_scores_on_retinanets_levels_equal_the_flat_loss(formula, device):
+    classes, anchors = 20, 9
+    levels = detector_levels((97, 131), (8, 16, 32, 64, 128), anchors * classes, device)
+    levels[1] = levels[1].detach().to(memory_format=torch.channels_last).requires_grad_()
+    count = sum(level[:, 0].numel() for level in levels) // 2 * anchors
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.randint(-2, classes + 1, (2, count), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.9] = -1
+    labels = labels.to(device)
+    scores = make_scores(labels, classes)
+    options = {"reduction": "sum", "ignore_index": -2, "normalizer": "positives_per_image", "scores": scores}
+    loss = ik.dense_focal_loss(levels, labels, classes, formula=formula, **options)
+    expected = getattr(ik, f"{formula}_loss")(flat(levels, classes), labels, **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    for got, true in zip(gradients(loss, levels), gradients(expected, levels), strict=True):
+        torch.testing.assert_close(got, true, rtol=1e-6, atol=1e-12)
+
+
 def test_equals_fcos_of_torchvision(torchvision_detection, device):
     """FCOSHead.compute_loss as it is: its classification part."""
     classes = 20

@@ -52,27 +52,58 @@ int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 // A thread's share, in chunks, below which starting one costs more than it saves.
 constexpr int64_t kGrain = 4;
 
-// Runs every chunk; returns the smallest bad row, or -1.
-int64_t run(const SigmoidLoss& s) {
-  constexpr int64_t none = std::numeric_limits<int64_t>::max();
-  const ChunkFunction f = current_backend()->sigmoid_loss;
-  std::atomic<int64_t> bad{none};
-  torch::stable::parallel_for(0, chunks_of(s.rows * s.classes), kGrain, [&](int64_t first, int64_t last) {
-    const int64_t here = f(s, first, last);
-    int64_t seen = bad.load();
-    while (here >= 0 && here < seen && !bad.compare_exchange_weak(seen, here)) {
+// The smallest row that several threads found, or -1.
+class FirstRow {
+ public:
+  void note(int64_t row) {
+    int64_t seen = row_.load();
+    while (row >= 0 && row < seen && !row_.compare_exchange_weak(seen, row)) {
     }
+  }
+  int64_t get() const { return row_ == kNone ? -1 : row_.load(); }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  std::atomic<int64_t> row_{kNone};
+};
+
+// Runs every chunk; returns the smallest bad row (of ids) or element, or -1.
+int64_t run(const SigmoidLoss& s) {
+  FirstRow bad;
+  const ChunkFunction f = current_backend()->sigmoid_loss;
+  torch::stable::parallel_for(0, chunks_of(s.rows * s.classes), kGrain, [&](int64_t first, int64_t last) {
+    bad.note(f(s, first, last));
   });
-  const int64_t first = bad.load();
-  if (first == none) return -1;
-  return s.class_ids ? first : first / s.classes;
+  return bad.get();
 }
 
-std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
+// The same with the sums by class, (kSums, C): slices of chunks each add up their own, whatever the number of threads.
+// A slice's sums take at most half a byte for each of its logits.
+int64_t run_by_class(const SigmoidLoss& s, double* sums) {
+  const int64_t chunks = chunks_of(s.rows * s.classes), size = kSums * s.classes;
+  const int64_t slices = std::min(chunks, std::clamp<int64_t>(s.rows / 64, 1, 64));
+  std::vector<double> partial(slices * size);
+  FirstRow bad;
+  const ChunkFunction f = current_backend()->sigmoid_loss;
+  torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      SigmoidLoss slice = s;
+      slice.by_class = partial.data() + i * size;
+      bad.note(f(slice, chunks * i / slices, chunks * (i + 1) / slices));
+    }
+  });
+  std::fill(sums, sums + size, 0.0);
+  for (int64_t i = 0; i < slices; ++i)
+    for (int64_t j = 0; j < size; ++j) sums[j] += partial[i * size + j];
+  return bad.get();
+}
+
+std::tuple<Tensor, Tensor, Tensor, int64_t> sigmoid_loss(
     Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
     OptionalTensor alpha_per_class, OptionalTensor scale_tensor, OptionalTensor upstream, double alpha,
     double gamma, double label_smoothing, double scale, int64_t ignore_index, int64_t loss_mode,
-    bool want_grad, bool fp32_loss, OptionalTensor scores, std::string formula, double gamma_pos, double clip) {
+    bool want_grad, bool fp32_loss, OptionalTensor scores, std::string formula, double gamma_pos, double clip,
+    bool by_class) {
   SigmoidLoss s{};
   const bool head = input.dim() == 4;  // (images, anchors, C, positions)
   s.rows = head ? input.size(0) * input.size(1) * input.size(3) : input.size(0);
@@ -125,7 +156,10 @@ std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
   std::vector<double> partial_sums(loss_mode == 2 ? chunks_of(s.rows * s.classes) : 0);
   s.partial_sums = loss_mode == 2 ? partial_sums.data() : nullptr;
 
-  const int64_t bad = run(s);
+  Tensor sums = torch::stable::new_empty(
+      input, by_class ? std::vector<int64_t>{kSums, s.classes} : std::vector<int64_t>{0}, ScalarType::Double);
+  int64_t bad = by_class ? run_by_class(s, sums.mutable_data_ptr<double>()) : run(s);
+  if (bad >= 0 && !s.class_ids) bad /= s.classes;
   if (loss_mode == 2) {
     double sum = 0 * s.scale;  // a mean over nothing, whose scale is 1 / 0, is NaN
     for (double p : partial_sums) sum += p;
@@ -134,7 +168,7 @@ std::tuple<Tensor, Tensor, int64_t> sigmoid_loss(
     else
       *loss.mutable_data_ptr<float>() = (float)sum;
   }
-  return {loss, grad, bad};
+  return {loss, grad, sums, bad};
 }
 
 template <class T, class F>

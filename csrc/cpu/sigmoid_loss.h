@@ -44,6 +44,7 @@ struct SigmoidLoss {
   void* grad;            // (N, C), or null
   bool past_caches;      // store loss and gradient without a copy in the caches: they are large and aligned
   double* partial_sums;  // one per chunk, or null
+  double* by_class;      // (kSums, C), added to by all chunks of a call, or null
   int64_t ignore_index;
   Formula formula;
   double gamma, gamma_pos, clip, smoothing;
@@ -53,6 +54,9 @@ struct SigmoidLoss {
   double grad_scale;   // on the gradient alone
   Factor weight, pos_weights, alphas;  // null data where the scalar above says it all
 };
+
+// Sums by class: elements with a target above 0, the loss, the magnitude of the gradient of these, and of the others.
+constexpr int64_t kSums = 4;
 
 // Elements of one partial sum, whatever the number of threads, and of one block, which fits L1 with all that
 // belongs to it.

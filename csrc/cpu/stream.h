@@ -115,6 +115,46 @@ Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const O
   return background(formula, k, o, 0, first) + some(first, last) + background(formula, k, o, last, vectors);
 }
 
+// A block's sums of the elements of one class.
+template <class A>
+struct OfClass {
+  Sum sums[kSums];
+
+  void add(Vec<A> t, Vec<A> loss, Vec<A> grad) {
+    const Vec<A> zero = {}, size = grad < zero ? -grad : grad;
+    const auto positive = t > zero;
+    sums[0].add(positive ? zero + A(1) : zero);
+    sums[1].add(loss);
+    sums[2].add(positive ? size : zero);
+    sums[3].add(positive ? zero : size);
+  }
+};
+
+// Adds a block's losses and gradients to the sums of their classes.
+template <class A>
+void add_by_class(const SigmoidLoss& s, const Operands<A>& o, Place at, int64_t n) {
+  constexpr int W = Simd<A>::W;
+  auto add_one = [&](int64_t c, int64_t i) {
+    const bool positive = o.t && o.t[i] > 0;
+    s.by_class[c] += positive;
+    s.by_class[s.classes + c] += o.loss[i];
+    s.by_class[(positive ? 2 : 3) * s.classes + c] += o.grad[i] < 0 ? -o.grad[i] : o.grad[i];
+  };
+  for_each_piece(at, n, [&](int64_t i, int64_t piece, int64_t line, int64_t offset) {
+    if (!s.positions) {
+      for (int64_t j = 0; j < piece; ++j) add_one(offset + j, i + j);
+      return;
+    }
+    const int64_t c = line % s.classes;
+    OfClass<A> all;
+    int64_t j = 0;
+    for (; j + W <= piece; j += W)
+      all.add(o.t ? load(o.t + i + j) : Vec<A>{}, load(o.loss + i + j), load(o.grad + i + j));
+    for (int64_t k = 0; k < kSums; ++k) s.by_class[k * s.classes + c] += all.sums[k].total();
+    for (; j < piece; ++j) add_one(c, i + j);
+  });
+}
+
 // Chunks first to last - 1; the first bad target, or -1.
 template <class F, class A = typename F::A>
 int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
@@ -133,7 +173,8 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     const int64_t n = end - begin < kBlock ? end - begin : kBlock;
     const Targets targets = s.class_ids ? decode_ids(s, busy, b, at, n, bad) : decode_values(s, b, begin, n, bad);
     // Whole vectors of the compute type are read and written in place, all else by way of L1.
-    const bool in_place = s.dtype == own && n % W == 0, loss_in_place = in_place && s.loss_type == own;
+    const bool in_place = s.dtype == own && n % W == 0, grad_in_place = in_place && !s.by_class;
+    const bool loss_in_place = grad_in_place && s.loss_type == own;
     if (!in_place) read(s.dtype, s.input, begin, n, b.x);
     if (s.weight.data || s.alphas.data) decode_factors(s, b, at, targets.kind, n);
     if (s.pos_weights.data) decode_pos_weights(s, b, at, n);
@@ -144,12 +185,13 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     o.factor = s.weight.data || s.alphas.data ? b.factor : nullptr;
     o.pos_weight = s.pos_weights.data ? b.pos_weight : nullptr;
     o.upstream = s.upstream ? b.upstream : nullptr;
-    o.loss = !s.loss ? nullptr : loss_in_place ? (A*)s.loss + begin : b.loss;
-    o.grad = !s.grad ? nullptr : in_place ? (A*)s.grad + begin : b.grad;
-    o.past_caches = s.past_caches && in_place && (!s.loss || loss_in_place);
+    o.loss = !s.loss && !s.by_class ? nullptr : loss_in_place ? (A*)s.loss + begin : b.loss;
+    o.grad = !s.grad && !s.by_class ? nullptr : grad_in_place ? (A*)s.grad + begin : b.grad;
+    o.past_caches = s.past_caches && grad_in_place && (!s.loss || loss_in_place);
     sum.add(run_block(formula, k, targets, o, (n + W - 1) / W));
+    if (s.by_class) add_by_class(s, o, at, n);
     if (s.loss && !loss_in_place) write(s.loss_type, b.loss, begin, n, s.loss);
-    if (s.grad && !in_place) write(s.dtype, b.grad, begin, n, s.grad);
+    if (s.grad && !grad_in_place) write(s.dtype, b.grad, begin, n, s.grad);
     if (begin % kChunk == kChunk - kBlock || begin + n == end) {
       if (s.partial_sums) s.partial_sums[begin / kChunk] = sum.total();
       sum = {};

@@ -26,7 +26,8 @@ class Family(NamedTuple):
 
     problem: Callable[..., Any]
     tensors: int
-    raw: Callable[[Any, Tensor | None, int, bool], tuple[Tensor, Tensor]]  # problem, upstream, loss mode, want_grad
+    # problem, upstream, loss mode, want_grad -> loss, gradient, and what else the forward pass is to return
+    raw: Callable[[Any, Tensor | None, int, bool], tuple[Tensor, ...]]
     reference: Callable[[Any], Tensor]
     fits: Callable[[Any], bool]  # whether the kernels of the problem's device take it and give the gradients asked for
     check: Callable[[Any, bool], None]  # raises for what tensors hold; by_kernel: but for what the kernel looks at
@@ -35,8 +36,9 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {}
 
 
-def fused_loss(name: str, problem: Any) -> Tensor:
-    """The loss of a problem, by the fastest backend that can give it and every gradient asked for."""
+def fused_loss(name: str, problem: Any) -> Any:
+    """The loss of a problem, by the fastest backend that can give it and every gradient asked for; from a raw op that
+    has more to return a tuple."""
     family = FAMILIES[name]
     if backends.in_transform():
         return family.reference(problem)
@@ -52,20 +54,23 @@ def fused_loss(name: str, problem: Any) -> Tensor:
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, name: str, differentiate: bool, *fields: Any) -> Tensor:
+    def forward(ctx: Any, name: str, differentiate: bool, *fields: Any) -> Tensor | tuple[Tensor, ...]:
         family = FAMILIES[name]
         problem = family.problem(*fields)
         keep = differentiate and not problem.elementwise and problem.input.dtype != torch.float16
-        loss, grad = family.raw(problem, None, ELEMENTWISE if problem.elementwise else SUM, keep)
+        loss, grad, *more = family.raw(problem, None, ELEMENTWISE if problem.elementwise else SUM, keep)
         ctx.save_for_backward(*fields[: family.tensors])
         ctx.name = name
         ctx.options = fields[family.tensors :]
         ctx.kept = keep
         ctx.grad = grad if keep else None
-        return loss
+        if not more:
+            return loss
+        ctx.mark_non_differentiable(*more)
+        return loss, *more
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         family = FAMILIES[ctx.name]
         problem = family.problem(*ctx.saved_tensors, *ctx.options)
         grad, ctx.grad = ctx.grad, None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.arguments import FORMULAS, SigmoidProblem
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.formula import by_key
 from imbal_kernels.ops import backends
 from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
@@ -23,9 +24,11 @@ _COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool pos
 backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
 backends.library.define(f"count_targets({_COUNT}) -> Tensor")
 backends.library.define("rescale_(Tensor(a!) grad, Tensor upstream) -> ()")
-# The C++ side of the first, which also returns the first row with a bad target, or -1; the others are registered
-# as they are.
-backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}) -> (Tensor, Tensor, int)")
+# The first with its sums by class as well, (4, C) as in ClassStatistics.
+backends.library.define(f"sigmoid_loss_by_class({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+# The C++ side of both, which also returns the first row with a bad target, or -1; the others are registered as they
+# are.
+backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}, bool by_class=False) -> (Tensor, Tensor, Tensor, int)")
 backends.library.define("_cpu_capability(str name) -> str")
 
 _ops = torch.ops.imbal_kernels
@@ -40,6 +43,12 @@ def _sigmoid_loss_fake(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
     return input.new_empty(shape, dtype=dtype), input.new_empty(input.shape if want_grad else (0,))
 
 
+@torch.library.register_fake("imbal_kernels::sigmoid_loss_by_class", lib=backends.library)
+def _by_class_fake(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    sums = input.new_empty((4, input.shape[1 if input.dim() == 2 else 2]), dtype=torch.float64)
+    return *_sigmoid_loss_fake(input, target, *args), sums
+
+
 @torch.library.register_fake("imbal_kernels::count_targets", lib=backends.library)
 def _count_targets_fake(target: Tensor, *args: Any) -> Tensor:
     return target.new_empty((), dtype=torch.int64)
@@ -52,11 +61,23 @@ def _rescale_fake(grad: Tensor, upstream: Tensor) -> None:
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CPU", lib=backends.library)
 def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    loss, grad, bad_row = _ops._sigmoid_loss_cpu(input, target, *args)
+    loss, grad, _ = _run_cpu(input, target, *args)
+    return loss, grad
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
+def _by_class_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _run_cpu(input, target, *args, by_class=True)
+
+
+def _run_cpu(
+    input: Tensor, target: Tensor, *args: Any, by_class: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss, grad, sums, bad_row = _ops._sigmoid_loss_cpu(input, target, *args, by_class=by_class)
     if bad_row >= 0:
         ignore_index, scores = args[9], args[13] if len(args) > 13 else None  # what is left at its default is left out
         raise_bad_row(input, target, scores, bad_row, ignore_index)
-    return loss, grad
+    return loss, grad, sums
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CUDA", lib=backends.library)
@@ -68,6 +89,24 @@ def _sigmoid_loss_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
     last = input.transpose(2, 3).contiguous()  # no kernel reads a head's layout yet
     loss, grad = kernels.sigmoid_loss(last.flatten(0, 2), target.reshape(-1), *args)
     return loss, grad.view(last.shape).transpose(2, 3).contiguous() if grad.shape == last.flatten(0, 2).shape else grad
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CUDA", lib=backends.library)
+def _by_class_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return *_ops.sigmoid_loss(input, target, *args), sums_from_elements(input, target, *args)
+
+
+def sums_from_elements(input: Tensor, target: Tensor, *args: Any) -> Tensor:
+    """No Triton kernel adds up by class yet: the losses and gradients of all elements are written, and PyTorch does."""
+    from imbal_kernels import kernels
+
+    if input.dim() == 4:
+        input, target = input.transpose(2, 3).reshape(-1, input.shape[2]), target.reshape(-1)
+    each = (*args[:10], ELEMENTWISE, True, True, *args[13:])
+    losses, grads = kernels.sigmoid_loss(input, target, *each)
+    scores = args[13] if len(args) > 13 else None
+    t, _, _ = reference.decode_targets(target, scores, input.shape[1], args[9], losses.dtype)
+    return reference.add_by_class(t, losses, grads)
 
 
 @torch.library.impl("imbal_kernels::count_targets", "CUDA", lib=backends.library)
@@ -117,13 +156,21 @@ def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bo
     return _ops.count_targets(target.contiguous(), num_classes, ignore_index, dense, positives)
 
 
-def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
-    return fused_loss("sigmoid", problem)
+def sigmoid_loss(problem: SigmoidProblem, statistics: ClassStatistics | None = None) -> Tensor:
+    if statistics is None:
+        return fused_loss("sigmoid", problem)
+    if backends.in_transform():
+        raise ValueError("statistics are not kept inside torch.func, vmap or forward-mode autograd: pass None")
+    result = fused_loss("sigmoid", problem._replace(by_class=True))
+    loss, sums = result if isinstance(result, tuple) else (result, reference.sums_by_class(problem))
+    statistics.add(sums)
+    return loss
 
 
-def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, Tensor]:
+def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, ...]:
     p = problem
-    return _ops.sigmoid_loss(
+    op = _ops.sigmoid_loss_by_class if p.by_class and loss_mode != NO_LOSS else _ops.sigmoid_loss
+    return op(
         p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
         p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula, p.gamma_pos,
         p.clip,

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.arguments import sigmoid_problem
+from imbal_kernels.class_statistics import ClassStatistics, check_statistics
 from imbal_kernels.dense_arguments import formula_options
 from imbal_kernels.formula import Formula
 from imbal_kernels.normalizer import Normalizer
-from imbal_kernels.reference.sigmoid import count_targets, sigmoid_loss
+from imbal_kernels.reference.sigmoid import count_targets, sigmoid_loss, sums_by_class
 
 
 def dense_focal_loss(
@@ -32,6 +33,7 @@ def dense_focal_loss(
     ignore_index: int = -100,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
+    statistics: ClassStatistics | None = None,
 ) -> Tensor:
     """`imbal_kernels.dense_focal_loss` in plain PyTorch."""
     flat = [level.unflatten(1, (-1, num_classes)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in levels]
@@ -46,4 +48,7 @@ def dense_focal_loss(
         label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
         process_group=process_group, count=count_targets, scores=flat_scores, class_ids=True, **options,
     )  # fmt: skip
+    check_statistics(statistics, num_classes, levels[0])
+    if statistics is not None:
+        statistics.add(sums_by_class(problem))
     return sigmoid_loss(problem)

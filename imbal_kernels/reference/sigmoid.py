@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 
 from imbal_kernels import formula
 from imbal_kernels.arguments import SigmoidProblem, sigmoid_problem
+from imbal_kernels.class_statistics import ClassStatistics, check_statistics
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, is_ignored
 
@@ -29,7 +30,9 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     """The loss of a problem: (N, C) if elementwise, else a 0-d tensor. Bad targets give NaN."""
     problem = problem.class_last()
     wide = torch.float64 if problem.input.dtype == torch.float64 else torch.float32
-    t, ignored, bad = decode_targets(problem, wide)
+    t, ignored, bad = decode_targets(
+        problem.target, problem.scores, problem.input.shape[1], problem.ignore_index, wide
+    )
     # Ignored elements leave the graph here, so a NaN in one reaches neither loss nor gradient.
     x = torch.where(ignored, 0.0, problem.input.to(wide))
     if problem.formula in _FORMULAS:
@@ -48,30 +51,51 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     return total if problem.scale_tensor is None else total + problem.scale_tensor * 0.0
 
 
-def decode_targets(problem: SigmoidProblem, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def decode_targets(
+    target: Tensor, scores: Tensor | None, classes: int, ignore_index: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """Targets as values in [0, 1], the ignored and the bad elements, each broadcastable to (N, C)."""
-    target, classes = problem.target, problem.input.shape[1]
-    ignored = is_ignored(target, problem.ignore_index)
-    if problem.dense:
+    ignored = is_ignored(target, ignore_index)
+    if target.dim() == 2:
         bad = ((target < 0) | (target > 1)) & ~ignored
         return torch.where(ignored | bad, 0, target).to(dtype), ignored, bad
     ids = target.long()
     bad = ((ids < -1) | (ids > classes)) & ~ignored
     columns = torch.arange(classes, device=ids.device)
     t = ((ids[:, None] == columns) & ~ignored[:, None]).to(dtype)
-    if problem.scores is not None:
-        known = (problem.scores >= 0) & (problem.scores <= 1)
+    if scores is not None:
+        known = (scores >= 0) & (scores <= 1)
         bad = bad | ((ids >= 0) & (ids < classes) & ~ignored & ~known)
-        t = t * torch.where(known, problem.scores, 0.0).to(dtype)[:, None]
+        t = t * torch.where(known, scores, 0.0).to(dtype)[:, None]
     return t, ignored[:, None], bad[:, None]
 
 
 def first_bad_row(problem: SigmoidProblem) -> Tensor:
     """The first row with a target out of range, or the number of rows: a 0-d tensor."""
     problem = problem.class_last()
-    _, _, bad = decode_targets(problem, torch.float32)
+    _, _, bad = decode_targets(
+        problem.target, problem.scores, problem.input.shape[1], problem.ignore_index, torch.float32
+    )
     rows = torch.arange(bad.shape[0], device=bad.device)
     return torch.where(bad.any(1), rows, bad.shape[0]).min() if bad.shape[0] else rows.sum()
+
+
+def sums_by_class(problem: SigmoidProblem) -> Tensor:
+    """(4, C), as in `ClassStatistics`: positives, losses, and magnitudes of the gradient of positives and others."""
+    problem = problem.class_last()
+    wide = torch.float64 if problem.input.dtype == torch.float64 else torch.float32
+    x = problem.input.detach().to(wide).requires_grad_()
+    with torch.enable_grad():
+        losses = sigmoid_loss(problem._replace(input=x, elementwise=True))
+        (grads,) = torch.autograd.grad(losses.sum(), x)
+    t, _, _ = decode_targets(problem.target, problem.scores, x.shape[1], problem.ignore_index, wide)
+    return add_by_class(t, losses.detach(), grads)
+
+
+def add_by_class(t: Tensor, losses: Tensor, grads: Tensor) -> Tensor:
+    sizes = grads.abs().to(losses.dtype)
+    parts = (t > 0, losses, sizes * (t > 0), sizes * (t <= 0))
+    return torch.stack([part.sum(0, dtype=torch.float64) for part in parts])
 
 
 def _focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
@@ -188,6 +212,7 @@ def sigmoid_focal_loss(
     normalizer: Normalizer = None,
     loss_weight: float | Tensor = 1.0,
     process_group: Any = None,
+    statistics: ClassStatistics | None = None,
 ) -> Tensor:
     """`imbal_kernels.sigmoid_focal_loss` in plain PyTorch."""
     problem = sigmoid_problem(
@@ -195,6 +220,9 @@ def sigmoid_focal_loss(
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=count_targets,
     )  # fmt: skip
+    check_statistics(statistics, inputs.shape[-1] if inputs.dim() else 1, inputs)
+    if statistics is not None:
+        statistics.add(sums_by_class(problem))
     loss = sigmoid_loss(problem)
     return loss.reshape(inputs.shape) if problem.elementwise else loss
 
