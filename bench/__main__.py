@@ -12,13 +12,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
-from bench import dense, losses, neighbors, report, smote, softmax, targets
-from bench.harness import Record, run_all
+from bench import dense, formulas, losses, neighbors, report, smote, softmax, targets
+from bench.harness import Record, Result, environment, run_all
 
-SUITES = {"losses": (losses,), "softmax": (softmax,), "dense": (dense,), "neighbors": (neighbors, smote)}
+SUITES = {
+    "losses": (losses, softmax, formulas),
+    "formulas": (formulas,),
+    "softmax": (softmax,),
+    "dense": (dense,),
+    "neighbors": (neighbors, smote),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,12 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("suites", nargs="*", metavar="suite", help=f"{', '.join(SUITES)}; all without one")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--shapes", nargs="+", metavar="ROWSxCOLUMNS")
+    parser.add_argument("--shapes", nargs="+", metavar="ROWSxCOLUMNS", help='or "all": those of the records')
     parser.add_argument("--peers", nargs="*", metavar="PEER", help="whom to compare with; nobody without a name")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile of the peers out")
     parser.add_argument("--rounds", type=int, default=15, help="of a CPU run")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of a CPU run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save a record")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save a record, anew after each workload")
+    parser.add_argument("--resume", action="store_true", help="go on with FILE: what it holds is not measured again")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw each result against the roofline")
     parser.add_argument("--format", choices=("svg", "png"), default="svg", help="of the plots")
     return parser
@@ -46,15 +54,17 @@ def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in args.suites:
         if name not in SUITES:
             parser.error(f"there is no suite {name}: choose from {', '.join(SUITES)}")
-    for shape in args.shapes or ():
+    for shape in () if args.shapes in (None, ["all"]) else args.shapes:
         if not all(part.isdecimal() and int(part) > 0 for part in shape.split("x")) or shape.count("x") != 1:
-            parser.error(f"--shapes takes ROWSxCOLUMNS such as 100000x80, got {shape}")
+            parser.error(f'--shapes takes ROWSxCOLUMNS such as 100000x80, or "all" alone, got {shape}')
     known = {peer for name in args.suites or SUITES for suite in SUITES[name] for peer in suite.PEERS}
     for peer in args.peers or ():
         if peer not in known:
             parser.error(f"there is no peer {peer}: choose from {', '.join(sorted(known))}")
     if args.rounds < 2:
         parser.error(f"--rounds must be at least 2, for a spread is reported; got {args.rounds}")
+    if args.resume and not args.json:
+        parser.error("--resume needs --json: the record to go on with")
     if args.threads < 1:
         parser.error(f"--threads must be at least 1, got {args.threads}")
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -81,32 +91,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     _refuse(parser, args)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     torch.set_num_threads(args.threads)
-    suites = [suite for name in args.suites or SUITES for suite in SUITES[name]]
+    suites = dict.fromkeys(suite for name in args.suites or SUITES for suite in SUITES[name])
     workloads = (
         workload
         for suite in suites
         for workload in suite.workloads(
             device,
             args.dtype or suite.DTYPES[device],
-            args.shapes or suite.SHAPES[device],
+            _shapes(suite, device, args.shapes),
             suite.PEERS if args.peers is None else args.peers,
             not args.no_compile,
         )
     )
+    resumed = args.resume and args.json.exists()
+    record = Record.load(args.json) if resumed else Record(environment(device), [])
+
+    def show(result: Result) -> None:
+        print(report.text_table(result), flush=True)
+        if args.json:
+            record.save(args.json)
+        if args.plot:
+            print(report.draw(record, result, args.plot, args.format), flush=True)
+
     try:
-        record = run_all(workloads, device, args.rounds, lambda result: print(report.text_table(result), flush=True))
+        run_all(workloads, record, args.rounds, show)
     except AssertionError as error:
         print(f"stopped, a contestant's result is wrong: {error}", file=sys.stderr)
         return 1
     print(f"\n{report.heading(record)}")
     if device == "cpu":
         print(f"\n{_verdicts(record)}")
-    if args.json:
-        record.save(args.json)
-    if args.plot:
-        for path in report.plot(record, args.plot, args.format):
-            print(path)
     return 0
+
+
+def _shapes(suite: ModuleType, device: str, asked: list[str] | None) -> Sequence[str]:
+    """Without a wish the few that take a minute; "all" are those of the records."""
+    if asked == ["all"]:
+        return (*suite.SHAPES[device], *suite.MORE_SHAPES[device])
+    return asked or suite.SHAPES[device]
 
 
 if __name__ == "__main__":

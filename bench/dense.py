@@ -17,6 +17,7 @@ from bench.peers import ALPHA, GAMMA
 
 PEERS = ("torchvision",)
 SHAPES = {"cpu": ("800x1333",), "cuda": ("800x1333",)}  # of the image
+MORE_SHAPES: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ()}
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
 ANCHORS, CLASSES, STRIDES = 9, 80, (8, 16, 32, 64, 128)
 BYTES = "bytes of logits read, gradient written, labels read once; levels written anew before each run"

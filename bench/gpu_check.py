@@ -2,15 +2,17 @@
 
     python -m bench.gpu_check FOLDER [--dry]
 
-Parts run in turn, each with a log in the folder; one that has passed is not run again in the same folder, so a
-run that was cut short can be resumed. Within --minutes (9): a part for which too little is left is left to the next
-run. --dry runs what needs no GPU: the command itself is rehearsed on any machine.
+Parts run in turn, each with a log in the folder; one that has passed is not run again in the same folder, and a
+benchmark goes on behind the last workload in its record, so a run that was cut short can be resumed. All ends within
+--minutes (9): the parts' own limits add up to less, and a part may also use what earlier ones left. --dry runs what
+needs no GPU: the command itself is rehearsed on any machine.
 """
 
 import argparse
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,13 +34,15 @@ SANITIZED = {
 }
 # PyTorch's cache of freed memory would hide an access that is out of range.
 SANITIZER = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--error-exitcode", "1")
+# Where the toolkit's programs are when PATH does not say so.
+PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"))
 LEAST = 15  # seconds in which no part that matters comes to an end
 
 
 @dataclass(frozen=True)
 class Part:
-    """dry: the command without a GPU, or None where it takes one. seconds: it may take. needs: a program that may be
-    missing."""
+    """dry: the command without a GPU, or None where it takes one. seconds: that it may take in any case. needs: a
+    program that may be missing."""
 
     name: str
     command: Sequence[str]
@@ -54,31 +58,34 @@ def parts(folder: Path) -> list[Part]:
 
     def bench(name: str, dry: str, seconds: int) -> Part:
         files = ("--json", str(folder / f"record-{name}.json"), "--plot", str(folder / "plots"))
-        command = (*PYTHON, "imbal_kernels", "bench", name, *files)
+        command = (*PYTHON, "imbal_kernels", "bench", name, "--resume", *files)
         rehearsal = ("--device", "cpu", "--rounds", "2", "--no-compile", "--shapes", dry)
         return Part(f"bench {name}", (*command, "--device", "cuda"), (*command, *rehearsal), seconds)
 
-    build = (sys.executable, "setup.py", "-q", "build_ext", "--inplace")
+    # setup.py goes on without what it can't build.
+    made = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))"
+    libraries = ("imbal_kernels._C", "imbal_kernels._CUDA")
+    build = ("sh", "-ec", '"$0" setup.py -q build_ext --inplace; "$0" -c "$@"', sys.executable, made, *libraries)
     doctor = (*PYTHON, "imbal_kernels", "doctor")
     static = (*PYTHON, "bench.sass", "--json", str(folder / "static.json"))
     return [
-        Part("build", build, build, 100),
-        Part("doctor", doctor, doctor, 20),
-        Part("suite", suite(), suite("tests/test_ops.py", "tests/cuda"), 200),
+        Part("build", build, build, 75),
+        Part("doctor", doctor, doctor, 15),
+        Part("suite", suite(), suite("tests/test_ops.py", "tests/cuda"), 160),
+        bench("losses", "2000x80", 100),
+        bench("dense", "97x131", 25),
+        bench("neighbors", "500x8", 45),
         *(
-            Part(tool, (*SANITIZER, "--tool", tool, *suite(*tests)), None, 65, needs="compute-sanitizer")
+            Part(tool, (*SANITIZER, "--tool", tool, *suite(*tests)), None, 40, needs="compute-sanitizer")
             for tool, tests in SANITIZED.items()
         ),
-        bench("losses", "2000x80", 130),
-        bench("neighbors", "500x8", 110),
-        bench("dense", "97x131", 60),
-        bench("softmax", "2000x80", 200),
         Part("static", static, (*static, "--only", "knn"), 30),  # what the suite compiled is cached
     ]  # fmt: skip
 
 
-def _run(part: Part, folder: Path, dry: bool, left: float) -> str:
-    """What became of a part, in a word or two; its log is kept. left: seconds of the budget."""
+def _run(part: Part, folder: Path, dry: bool, left: float, later: float) -> str:
+    """What became of a part, in a word or two; its log is kept. left: seconds of the budget, of which the parts after
+    it may take `later`."""
     name = part.name.replace(" ", "-")
     passed = folder / f"{name}.passed"
     if passed.exists():
@@ -86,20 +93,27 @@ def _run(part: Part, folder: Path, dry: bool, left: float) -> str:
     command = part.dry if dry else part.command
     if command is None:
         return "needs a GPU"
-    if part.needs and shutil.which(part.needs) is None:
+    if part.needs and shutil.which(part.needs, path=PATH) is None:
         return f"FAILED: {part.needs} is not installed"
-    if left < min(part.seconds, LEAST):
+    limit = min(left, max(part.seconds, left - later))
+    if limit < min(part.seconds, LEAST):
         return "NOT RUN: no time is left; the same command again goes on from here"
     start = time.monotonic()
-    limit = min(part.seconds, left)
     with (folder / f"{name}.log").open("w") as log:
+        # The rehearsal builds the CUDA library too; elsewhere a test that finds no GPU fails.
+        variables = os.environ | {"PATH": PATH, "FORCE_CUDA": "1", "IMBAL_REQUIRE_CUDA": "" if dry else "1"}
+        # A session of its own: compilers and workers that it started end with it.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=variables, stdout=log, stderr=log, start_new_session=True
+        )  # fmt: skip
         try:
-            variables = os.environ | {"FORCE_CUDA": "1"}  # the rehearsal builds the CUDA library too
-            code = subprocess.run(
-                command, cwd=ROOT, env=variables, stdout=log, stderr=log, timeout=limit
-            ).returncode
+            code = process.wait(limit)
         except subprocess.TimeoutExpired:
             return f"FAILED: still running after {limit:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     if code:
         return f"FAILED with exit status {code}, see {name}.log"
     seconds = f"passed in {time.monotonic() - start:.0f} s"
@@ -115,7 +129,8 @@ def summary(folder: Path, outcomes: dict[str, str], dry: bool) -> str:
     lines += ["", "| part | outcome |", "|---|---|", *(f"| {name} | {what} |" for name, what in outcomes.items()), ""]
     records = [Record.load(path) for path in sorted(folder.glob("record-*.json"))]
     if records:
-        lines += [report.markdown(records, "plots"), ""]
+        lines += [report.summary(records), "", "All figures: figures.md.", ""]
+        (folder / "figures.md").write_text(report.page(records) + "\n")
     if records and dry:
         results = [result for record in records for result in record.results]
         lines += ["```", targets.table(results), "```", ""]
@@ -133,9 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     outcomes, end = {}, time.monotonic() + 60 * args.minutes
-    for part in parts(folder):
+    todo = parts(folder)
+    for i, part in enumerate(todo):
         print(f"{part.name:18}", end="", flush=True)
-        outcomes[part.name] = _run(part, folder, args.dry, end - time.monotonic())
+        later = sum(after.seconds for after in todo[i + 1 :])
+        outcomes[part.name] = _run(part, folder, args.dry, end - time.monotonic(), later)
         print(outcomes[part.name], flush=True)
         # After each part: what was measured is kept when the machine goes away.
         (folder / "summary.md").write_text(summary(folder, outcomes, args.dry))

@@ -19,6 +19,7 @@ added after another's turn does not grow with the rows.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -37,6 +38,8 @@ from tqdm import tqdm
 from imbal_kernels.ops import backends
 
 COPY, OURS = "copy in place", "ours"
+PEERS = ("torchvision", "liger-kernel", "quack-kernels", "mmcv", "apex", "scikit-learn", "imbalanced-learn",
+         "faiss-cpu", "torch-cluster", "pykeops")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Row:
     times_roof: float
     ratio: float
     peak_mib: float | None
+
+    @property
+    def amount(self) -> float:
+        """The work done: of a loss the megabytes of a single pass, of a search the megaflops."""
+        return self.rate * self.median
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,8 @@ def environment(device: str) -> dict[str, str | int | float]:
         "commit": _output("git", "rev-parse", "--short", "HEAD"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": _version("triton") or "none",
+        "peers": ", ".join(f"{name} {version}" for name in PEERS if (version := _version(name))),
     }
     if device == "cuda":
         driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
@@ -250,9 +259,9 @@ def _cpu_name() -> str:
 
 def _version(package: str) -> str:
     try:
-        return __import__(package).__version__
-    except ImportError:
-        return "none"
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _output(*command: str) -> str:
@@ -278,10 +287,10 @@ class Record:
         return cls(data["environment"], results)
 
 
-def run_all(workloads: Iterable[Workload], device: str, rounds: int, show: Callable[[Result], None]) -> Record:
-    facts = environment(device)
-    results = []
+def run_all(workloads: Iterable[Workload], record: Record, rounds: int, show: Callable[[Result], None]) -> None:
+    """Adds to the record the results that it lacks, and shows each."""
+    known = {result.name for result in record.results}
     for workload in workloads:
-        results.append(measure(workload, rounds))
-        show(results[-1])
-    return Record(facts, results)
+        if workload.name not in known:
+            record.results.append(measure(workload, rounds))
+            show(record.results[-1])

@@ -1,10 +1,33 @@
-"""What the losses' workloads share: logits that are written anew before each run, and results held to the reference."""
+"""What the losses' workloads share: logits that are written anew before each run, results held to the reference,
+and backward by recomputation."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from imbal_kernels.ops.fused import NO_LOSS, SUM
+
+Raw = Callable[[Tensor, Tensor | None, int, bool], tuple[Tensor, Tensor]]  # logits, upstream, loss mode, want_grad
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, raw: Raw) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.raw = raw
+        return raw(x, None, SUM, False)[0]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return ctx.raw(*ctx.saved_tensors, upstream, NO_LOSS, True)[1], None
+
+
+def recomputed(x: Tensor, raw: Raw) -> Tensor:
+    """The third strategy, fp16's: a forward that keeps no gradient, a backward that works from the logits."""
+    return _Recomputed.apply(x, raw)
 
 
 class Inputs:

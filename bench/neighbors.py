@@ -16,6 +16,7 @@ from bench.harness import OURS, Contestant, Workload
 
 PEERS = ("scikit-learn", "faiss-cpu", "cdist + topk", "torch-cluster", "pykeops")
 SHAPES = {"cpu": ("10000x32", "20000x128"), "cuda": ("100000x32", "100000x128")}
+MORE_SHAPES = {"cpu": (), "cuda": ("100000x16", "100000x256")}
 DTYPES = {"cpu": ("float32",), "cuda": ("float32",)}
 K = 5
 ROOF = "matmul, 2048 x 2048"

@@ -1,7 +1,8 @@
 """Other projects' losses.
 
 torchvision's function is called as it is. mmcv and apex are CUDA extensions that need a GPU and a build;
-only their arithmetic is rewritten here, from the maths, to see what it does to the digits.
+only their arithmetic is rewritten here, from the maths, to see what it does to the digits. What a paper gives and no
+package is written as its users write it, from F.binary_cross_entropy_with_logits or logarithms.
 """
 
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 ALPHA, GAMMA = 0.25, 2.0
 TINY = torch.finfo(torch.float32).tiny
@@ -74,3 +76,32 @@ def quack_cross_entropy(x: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
     from quack.cross_entropy import cross_entropy
 
     return cross_entropy(x, ids, weight=weight)
+
+
+def quality_focal(x: Tensor, t: Tensor) -> Tensor:
+    """|p - t|^2 BCE(x, t), summed: Li et al., "Generalized Focal Loss" (2020)."""
+    entropy = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    return ((torch.sigmoid(x) - t).abs() ** GAMMA * entropy).sum()
+
+
+def varifocal(x: Tensor, t: Tensor) -> Tensor:
+    """BCE(x, t) times t for positives and 0.75 p^2 for negatives, summed: Zhang et al., "VarifocalNet" (2021)."""
+    p = torch.sigmoid(x)
+    weight = torch.where(t > 0, t, 0.75 * p**GAMMA)
+    return (weight * F.binary_cross_entropy_with_logits(x, t, reduction="none")).sum()
+
+
+def asymmetric(x: Tensor, t: Tensor) -> Tensor:
+    """Margin 0.05, exponents 4 and 1, summed: Ridnik et al., "Asymmetric Loss" (2021)."""
+    p = torch.sigmoid(x)
+    rejected = (1 - p + 0.05).clamp(max=1)
+    entropy = t * torch.log(p.clamp(min=1e-8)) + (1 - t) * torch.log(rejected.clamp(min=1e-8))
+    p_t = p * t + rejected * (1 - t)
+    return -(entropy * (1 - p_t) ** (1.0 * t + 4.0 * (1 - t))).sum()
+
+
+def poly1_focal(x: Tensor, t: Tensor) -> Tensor:
+    """(1 - p_t)^2 BCE + (1 - p_t)^3, summed: Leng et al., "PolyLoss" (2022)."""
+    p = torch.sigmoid(x)
+    missed = p + t - 2 * p * t
+    return (missed**2 * F.binary_cross_entropy_with_logits(x, t, reduction="none") + missed**3).sum()

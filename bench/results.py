@@ -1,4 +1,4 @@
-"""The README's benchmark section and the plots of docs/, from the newest records of each device. Prints
+"""The README's benchmark section, docs/benchmarks.md and its plots, from the newest records of each device. Prints
 which targets they reach.
 
 python -m bench.results
@@ -11,7 +11,7 @@ from bench.harness import Record
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "bench" / "results"
-README, PLOTS = ROOT / "README.md", ROOT / "docs" / "plots"
+README, PAGE, PLOTS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "plots"
 BEGIN, END = "<!-- written by `make results` -->", "<!-- end of what `make results` writes -->"
 
 
@@ -30,20 +30,22 @@ def newest(folder: Path = RECORDS) -> list[Record]:
     return records
 
 
-def rewritten(text: str, records: list[Record]) -> str:
+def rewritten(text: str, figures: str) -> str:
     """The text with what stands between the marks made anew."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{report.markdown(records)}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
 
 
 def main() -> None:
     records = newest()
-    README.write_text(rewritten(README.read_text(), records))
-    for path in PLOTS.glob("*.svg"):
-        path.unlink()
+    for path, figures in ((README, report.summary(records)), (PAGE, report.page(records))):
+        path.write_text(rewritten(path.read_text(), figures))
+    for old in PLOTS.glob("*.svg"):
+        old.unlink()
     for record in records:
-        report.plot(record, PLOTS)
+        for result in record.results:
+            report.draw(record, result, PLOTS)
     for device in {str(record.environment["device"]): None for record in records}:
         measured = [result for record in records if record.environment["device"] == device for result in record.results]
         print(f"{device}\n{targets.table(measured)}")

@@ -66,8 +66,11 @@ def _row(name: str, arch: int, r: sass_triton.Report) -> str:
     instructions = "-" if r.instructions is None else f"{r.instructions:.2f}"
     bounds = {machine: r.issue_bound(slots) for machine, slots in SLOTS_PER_BYTE[arch].items()}
     bound = ", ".join(f"{machine} {value:.0%}" for machine, value in bounds.items() if value)
-    row = f"{name:50}{arch:>5}{instructions:>9}{r.ffma:>7.2f}{r.mufu:>6.2f}{r.registers:>6}{r.spills:>7}{r.shared:>8}"
-    return f"{row}  {bound:20} {r.loads} {r.stores}"
+    launch = CASES[name].launch()
+    per_thread = sass_triton._elements(launch.args) / (32 * launch.num_warps)
+    loads, stores = (sum(accesses.values()) / per_thread for accesses in (r.loads, r.stores))
+    row = f"{name:50}{arch:>5}{instructions:>9}{r.ffma:>7.2f}{r.mufu:>6.2f}{loads:>6.2f}{stores:>6.2f}"
+    return f"{row}{r.registers:>6}{r.spills:>7}{r.shared:>8}  {bound:20} {r.loads} {r.stores}"
 
 
 def _cuda_row(name: str, arch: int, r: sass_cuda.Report) -> str:
@@ -76,7 +79,8 @@ def _cuda_row(name: str, arch: int, r: sass_cuda.Report) -> str:
     return f"{row}  {loop:15} {r.loads} {r.stores} {r.shared_loads}"
 
 
-HEADS = f"{'instr':>9}{'FFMA':>7}{'MUFU':>6}{'regs':>6}{'spills':>7}{'shared':>8}  {'bound':20} loads, stores"
+COUNTS = f"{'instr':>9}{'FFMA':>7}{'MUFU':>6}{'LDG':>6}{'STG':>6}"
+HEADS = f"{COUNTS}{'regs':>6}{'spills':>7}{'shared':>8}  {'bound':20} loads, stores"
 CUDA_HEADS = f"{'instr':>9}{'FFMA':>7}{'regs':>6}{'spills':>7}{'shared':>8}  {'FFMA of loop':15} loads, stores, shared"
 
 
@@ -99,7 +103,7 @@ def main() -> None:
                 found.setdefault(version, {}).setdefault(name, {})[str(arch)] = asdict(r)
                 print(row(name, arch, r), flush=True)
 
-    print("instr, FFMA, MUFU: an element. loads, stores: accesses by bits. bound: what issue leaves of the roofline")
+    print("instr to STG: an element. loads, stores: a thread's, by bits. bound: what issue leaves of the roofline")
     show(sass_triton.version(), HEADS, CASES, report, _row)
     if sass_cuda.NVCC:
         print("\ninstr, FFMA: in the code; a loop's counts once")

@@ -18,6 +18,7 @@ from imbal_kernels.sampling.resampling import draw_key
 
 PEERS = ("imbalanced-learn",)
 SHAPES = {"cpu": ("100000x32", "80000x128"), "cuda": ("100000x32", "80000x128")}
+MORE_SHAPES: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ()}
 DTYPES = {"cpu": ("float32",), "cuda": ("float32",)}
 PERCENT = {"80000x128": 25}  # of the rows that are the minority's; 10 in other shapes
 K = 5

@@ -1,6 +1,7 @@
 """The losses under pytest-benchmark, for a history and `--benchmark-compare`.
 
-    pytest bench --benchmark-enable --benchmark-only
+    python -m pytest bench --benchmark-enable --benchmark-only --benchmark-json=before.json
+    python -m pytest bench --benchmark-enable --benchmark-only --benchmark-compare=before.json
 
 `python -m imbal_kernels bench` takes the contestants in turns and is the one to quote.
 """
@@ -9,7 +10,7 @@ import functools
 
 import pytest
 
-from bench import dense, losses, softmax
+from bench import dense, formulas, losses, softmax
 from bench.harness import COPY, OURS
 
 # Suite -> the shape on a CPU and on a GPU, and the contestants of its first workload.
@@ -30,6 +31,10 @@ SUITES = {
     ),
     dense: (("800x1333", "800x1333"), (COPY, OURS, "torchvision eager", "torchvision compiled")),
     softmax: (("20000x1000", "100000x1000"), (COPY, OURS, "torch eager", "torch compiled")),
+    formulas: (
+        ("100000x80", "1000000x80"),
+        (COPY, OURS, "ours, dense", "torch eager, dense", "torch compiled, dense"),
+    ),
 }
 MACHINES = [("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")]
 CASES = [

@@ -1,6 +1,6 @@
 """The search and SMOTE under pytest-benchmark, for a history and `--benchmark-compare`.
 
-    pytest bench --benchmark-enable --benchmark-only
+    python -m pytest bench --benchmark-enable --benchmark-only -k "knn or smote"
 
 `python -m imbal_kernels bench` takes the contestants in turns and is the one to quote.
 """

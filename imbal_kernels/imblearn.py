@@ -49,6 +49,9 @@ __all__ = [
 ]
 
 LARGEST = 4096  # of k and of d, in knn
+DENSE_BYTES = 1 << 30  # of an encoding that SMOTENC's search makes dense
+
+_SHARED = ("n_neighbors", "n_jobs", "metric", "p", "metric_params")  # parameters with scikit-learn's own checks
 
 
 class NearestNeighbors(neighbors.NearestNeighbors):
@@ -59,13 +62,14 @@ class NearestNeighbors(neighbors.NearestNeighbors):
     it, duplicates or not: if the query is the fitted X, row i is first in list i; else the first fitted row that is
     equal to it. Without a query, rows are not their own neighbours, as in scikit-learn.
 
-    Sparse data, and k or n_features above 4096, are searched by scikit-learn's brute force, with its rounding and
-    its order of ties.
+    Sparse data, k or n_features above 4096, and another metric are searched by scikit-learn's brute force, with its
+    rounding and its order of ties.
 
     Args:
         n_neighbors: k, for queries that name none.
         device: where the search runs, "cpu" or "cuda"; arrays in, arrays out.
         n_jobs: for scikit-learn's search. Ours uses `torch.get_num_threads()`.
+        metric, p, metric_params: as in scikit-learn.
 
     >>> nn = NearestNeighbors(n_neighbors=2).fit([[0.0], [1.0], [1.0], [5.0]])
     >>> nn.kneighbors([[0.0], [1.0], [1.0], [5.0]], return_distance=False)
@@ -76,12 +80,23 @@ class NearestNeighbors(neighbors.NearestNeighbors):
     """
 
     _parameter_constraints = {
-        **{name: neighbors.NearestNeighbors._parameter_constraints[name] for name in ("n_neighbors", "n_jobs")},
+        **{name: neighbors.NearestNeighbors._parameter_constraints[name] for name in _SHARED},
         "device": [str],
     }
 
-    def __init__(self, *, n_neighbors: int = 5, device: str = "cpu", n_jobs: int | None = None) -> None:
-        super().__init__(n_neighbors=n_neighbors, algorithm="brute", n_jobs=n_jobs)
+    def __init__(
+        self,
+        *,
+        n_neighbors: int = 5,
+        device: str = "cpu",
+        n_jobs: int | None = None,
+        metric: Any = "minkowski",
+        p: float = 2,
+        metric_params: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            n_neighbors=n_neighbors, algorithm="brute", metric=metric, p=p, metric_params=metric_params, n_jobs=n_jobs
+        )
         self.device = device
 
     def kneighbors(self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True) -> Any:
@@ -89,9 +104,10 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         `return_distance` is False) and indices int64. Without X, those of each fitted row but itself."""
         check_is_fitted(self)
         k: Any = self.n_neighbors if n_neighbors is None else n_neighbors
-        points = self._fit_X
+        points = self._fit_X if issparse(self._fit_X) else np.asarray(self._fit_X)  # of a tree it is a memoryview
         most = min(self.n_samples_fit_ - (X is None), LARGEST)
-        searchable = not issparse(points) and not issparse(X) and points.shape[1] <= LARGEST
+        euclidean = self.effective_metric_ in ("euclidean", "l2") and not self.effective_metric_params_
+        searchable = euclidean and not issparse(points) and not issparse(X) and points.shape[1] <= LARGEST
         if not (searchable and isinstance(k, int | np.integer) and 1 <= k <= most):
             # Theirs to search, or theirs to refuse in scikit-learn's words.
             return super().kneighbors(X, n_neighbors, return_distance)
@@ -99,8 +115,10 @@ class NearestNeighbors(neighbors.NearestNeighbors):
             squared, indices = self._others(points, int(k))
         else:
             query = validate_data(self, X, reset=False, order="C")
-            search = self._itself_first if np.array_equal(query, points) else self._equal_first
-            squared, indices = search(query, int(k))
+            if np.array_equal(query, points):
+                squared, indices = self._itself_first(points, int(k))
+            else:
+                squared, indices = self._equal_first(points, query, int(k))
         return (np.sqrt(squared), indices) if return_distance else indices
 
     def _others(self, points: NDArray, k: int) -> tuple[NDArray, NDArray]:
@@ -115,14 +133,14 @@ class NearestNeighbors(neighbors.NearestNeighbors):
         squared, indices = self._others(points, k - 1)
         return np.hstack((np.zeros(own.shape), squared)), np.hstack((own, indices))
 
-    def _equal_first(self, query: NDArray, k: int) -> tuple[NDArray, NDArray]:
-        x, q = _tensors(self.device, self._fit_X, query)
+    def _equal_first(self, points: NDArray, query: NDArray, k: int) -> tuple[NDArray, NDArray]:
+        x, q = _tensors(self.device, points, query)
         found = knn(x, k, query=q)
         indices, squared = (tensor.cpu().numpy() for tensor in found)
         # Squares of differences below 1e-162 are 0: a row that is not equal may then stand before one that is.
         first = indices[:, 0]
-        for row in np.flatnonzero((squared[:, 0] == 0) & (self._fit_X[first] != query).any(axis=1)):
-            equal = np.flatnonzero((self._fit_X == query[row]).all(axis=1))
+        for row in np.flatnonzero((squared[:, 0] == 0) & (points[first] != query).any(axis=1)):
+            equal = np.flatnonzero((points == query[row]).all(axis=1))
             if equal.size:
                 rest = indices[row][indices[row] != equal[0]]
                 indices[row] = np.append(equal[0], rest)[:k]
@@ -130,8 +148,8 @@ class NearestNeighbors(neighbors.NearestNeighbors):
 
 
 class _Encoded(NearestNeighbors):
-    """For SMOTENC, which searches its one-hot encoding as a sparse matrix. A class is made dense: no more memory
-    than SMOTENC itself takes for the same rows when it generates."""
+    """For SMOTENC, which searches its one-hot encoding as a sparse matrix, a class at a time: made dense where that
+    takes no more than `DENSE_BYTES`."""
 
     def fit(self, X: Any, y: Any = None) -> "_Encoded":
         return super().fit(_dense(X))
@@ -140,12 +158,8 @@ class _Encoded(NearestNeighbors):
         return super().kneighbors(_dense(X), n_neighbors, return_distance)
 
 
-class _Sampler(BaseOverSampler):
-    """Goes before a sampler of imbalanced-learn: our search for a number of neighbours, and dense arrays of integers
-    or bools computed in float64, where differences cannot wrap."""
-
-    _search = NearestNeighbors
-    _kept: tuple[str, ...] = ("float32", "float64")  # the others are computed in float64
+class _Frames(BaseOverSampler):
+    """Goes before a sampler of imbalanced-learn, which would fail inside NumPy and name nothing."""
 
     def fit_resample(self, X: Any, y: Any, **params: Any) -> Any:
         if type(X).__module__.partition(".")[0] == "polars":
@@ -154,6 +168,14 @@ class _Sampler(BaseOverSampler):
                 "imbalanced-learn does not return: pass X.to_pandas() or X.to_numpy()"
             )
         return super().fit_resample(X, y, **params)
+
+
+class _Sampler(_Frames):
+    """Goes before a sampler of imbalanced-learn: our search for a number of neighbours, and dense arrays of integers
+    or bools computed in float64, where differences cannot wrap."""
+
+    _search = NearestNeighbors
+    _kept: tuple[str, ...] = ("float32", "float64")  # the others are computed in float64
 
     def _validate_estimator(self) -> None:
         super()._validate_estimator()
@@ -209,7 +231,8 @@ class SMOTENC(_Sampler, theirs.SMOTENC):
     _search = _Encoded
 
 
-SMOTEN = theirs.SMOTEN  # its distances are between categories, precomputed, and stay scikit-learn's to search
+class SMOTEN(_Frames, theirs.SMOTEN):
+    """imbalanced-learn's `SMOTEN`: its distances are between categories, precomputed, and scikit-learn's to search."""
 
 
 def _tensors(device: str, *arrays: NDArray) -> list[torch.Tensor]:
@@ -224,7 +247,9 @@ def _tensors(device: str, *arrays: NDArray) -> list[torch.Tensor]:
 
 
 def _dense(X: Any) -> Any:
-    return X.toarray() if issparse(X) and X.shape[1] <= LARGEST else X
+    if not issparse(X) or X.shape[1] > LARGEST or X.shape[0] * X.shape[1] * X.dtype.itemsize > DENSE_BYTES:
+        return X
+    return X.toarray()
 
 
 def _narrow(samples: NDArray, dtype: np.dtype) -> NDArray:

@@ -1,7 +1,10 @@
 """Bad input of the search: one table of calls with the exact exception and message, ours and the reference's."""
 
+import re
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import imbal_kernels as ik
 
@@ -66,11 +69,30 @@ CASES = [
      "query_ptr must rise from 0 to the rows of query, 6, without falling, got [0, 3]"),
 ]  # fmt: skip
 
+FUNCTIONS = pytest.mark.parametrize("functions", [ik, ik.reference], ids=["ours", "reference"])
 
-@pytest.mark.parametrize("functions", [ik, ik.reference], ids=["ours", "reference"])
+
+@FUNCTIONS
 @pytest.mark.parametrize("args, options, exception, message", CASES, ids=[case[3][:60] for case in CASES])
 def test_message(args, options, exception, message, functions):
     with pytest.raises(exception) as raised:
         functions.knn(*args, **options)
     assert type(raised.value) is exception
     assert str(raised.value) == message
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("name", ["x", "query"])
+def test_no_tangent_is_lost(functions, name):
+    """A distance has a derivative: forward-mode AD would find a zero, and say nothing."""
+
+    def search(points):
+        return functions.knn(points, 2)[1] if name == "x" else functions.knn(X, 2, query=points)[1]
+
+    message = f"{name} has a tangent, but no derivative is computed for it: pass {name}.detach()"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        torch.func.jvp(search, (X,), (X,))
+    with forward_ad.dual_level(), pytest.raises(ValueError, match=re.escape(message)):
+        search(forward_ad.make_dual(X, X))
+    with forward_ad.dual_level():
+        assert torch.equal(search(forward_ad.make_dual(X, X).detach()), search(X))

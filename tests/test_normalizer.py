@@ -117,8 +117,6 @@ BAD = [
      "normalizer must be on the device of the logits, cpu, got meta"),
     (lambda: ik.cross_entropy(X, IDS.abs(), normalizer=ik.EMANormalizer()), TypeError,
      "normalizer must be a number, got EMANormalizer"),
-    (lambda: ik.linear_focal_loss(X, torch.zeros(2, 3), None, IDS, normalizer=ik.EMANormalizer()), TypeError,
-     "normalizer must be a number, got EMANormalizer"),
 ]  # fmt: skip
 
 

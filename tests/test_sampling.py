@@ -393,6 +393,16 @@ def test_many_classes_one_call(device):
     assert ((actual[1] + 50).bincount() == 22).all()
 
 
+def test_many_seeds(device):
+    """Among a million, the lower word of a draw decides which in one of eight thousand."""
+    n, count = 2**20, 200_000
+    x, rows = torch.arange(n, device=device)[:, None], torch.arange(n, device=device)
+    ptr, out_ptr = torch.tensor([0, n], device=device), torch.tensor([0, count], device=device)
+    classes = torch.tensor([3], device=device)
+    arguments = (x, rows, rows.new_empty((n, 0)), ptr, out_ptr, classes, None, None, 9, count, True)
+    assert same(torch.ops.imbal_kernels.smote_generate(*arguments), reference.sampling.smote_generate(*arguments))
+
+
 def test_opcheck(device):
     x, y = table(device=device)
     rows = (y >= 0).nonzero()[:, 0]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import imbal_kernels as ik
 
@@ -78,6 +79,8 @@ CASES = [
     (smote(y=Y * 0), ValueError, ONE_CLASS),
     (under(y=Y * 0 + 5), ValueError, ONE_CLASS),
     # neighbours
+    (smote(torch.zeros(20, 4097)), ValueError,
+     "X must have at most 4096 features, or no neighbours are found, got 4097"),
     (smote(k_neighbors=0), ValueError, "k_neighbors must be from 1 to 4095, got 0"),
     (smote(k_neighbors=4096), ValueError, "k_neighbors must be from 1 to 4095, got 4096"),
     (smote(k_neighbors=2.5), TypeError, "k_neighbors must be an int, got float"),
@@ -130,6 +133,10 @@ CASES = [
      "sampling_strategy must map ints to ints, got str for class 'a'"),
     (smote(sampling_strategy=lambda y: 3), TypeError,
      "sampling_strategy must return a mapping of class to rows, got int"),
+    (smote(sampling_strategy={1: 2**62}), ValueError,
+     f"sampling_strategy asks for {2**62 - 6} new rows of 3 features, more than a tensor holds"),
+    (over(sampling_strategy={1: 2**80}), ValueError,
+     f"sampling_strategy asks for {2**80 - 6} new rows of 3 features, more than a tensor holds"),
     # generator
     (smote(generator=0), TypeError, "generator must be a torch.Generator or None, got int"),
     (smote(generator=-1), TypeError, "generator must be a torch.Generator or None, got int"),
@@ -165,3 +172,19 @@ def test_bad_values_in_what_is_only_copied():
     """Over- and under-sampling at random copy rows, whatever they hold, as imbalanced-learn does."""
     x = patched(float("nan"))
     assert ik.random_oversample(x, Y)[0].isnan().any() and ik.random_undersample(x, Y)[0].shape == (12, 3)
+
+
+@pytest.mark.parametrize("name", ["smote", "borderline_smote", "adasyn", "random_oversample", "random_undersample"])
+def test_derivatives(name):
+    """None is computed: a tensor that asks for one is refused, forwards too, unless nobody differentiates."""
+    sampler = getattr(ik, name)
+    message = r"X has a tangent, but no derivative is computed for it: pass X.detach\(\)"
+    with forward_ad.dual_level(), pytest.raises(ValueError, match=message):
+        sampler(forward_ad.make_dual(X, X), Y)
+    x = torch.randn(40, 3, requires_grad=True)
+    y = (torch.arange(40) < 12).long()
+    with pytest.raises(ValueError, match="X requires grad"):
+        sampler(x, y)
+    with torch.no_grad():
+        rows, _ = sampler(x, y, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rows, sampler(x.detach(), y, generator=torch.Generator().manual_seed(0))[0])

@@ -46,9 +46,13 @@ struct Plan {
     s.chunk_panels = clamp(budget.references / (packed + kPanel * sizeof(float)), at_most(x_panels, most));
     const int64_t panels = clamp(budget.queries / (packed + kPanel * sizeof(double)), query_panels);
     // Blocks of the distance kernel for six on each multiprocessor, two of which run at a time: three waves.
-    s.splits = fused ? (int)clamp(divide_up(6 * processors, panels), at_most<int64_t>(s.chunk_panels, 32)) : 1;
+    const auto splits = [&](int64_t batch, int64_t most) {
+      return (int)clamp(divide_up(6 * processors, batch), at_most(s.chunk_panels, most));
+    };
+    s.splits = splits(panels, 32);
     const int64_t listed = fused ? s.splits * (s.kept * 4 + 8) : s.chunk_panels * kPanel * (int64_t)sizeof(float);
     s.batch_panels = clamp(budget.lists / (kPanel * (listed + 1)), panels);
+    if (!fused) s.splits = splits(s.batch_panels, s.chunk_panels);
     chunks = divide_up(x_panels, s.chunk_panels);
     batches = divide_up(query_panels, s.batch_panels);
 
@@ -91,7 +95,6 @@ void run(Search s, const Plan& plan, int64_t n, int64_t m, Launch launch, Tiles 
   if (plan.x_panels == 0) return;
   launch(CountPanels{s.x, s.segments, n}, 1, CountPanels::kThreads, CountPanels::shared_bytes());
   launch(CountPanels{s.query, s.segments, m}, 1, CountPanels::kThreads, CountPanels::shared_bytes());
-  const int64_t candidates = (int64_t)s.kept * s.splits;
   for (int64_t batch = 0; batch < plan.batches; ++batch) {
     s.first_batch = batch * s.batch_panels;
     launch(Pack{s, true, s.first_batch}, s.batch_panels, Pack::kThreads, Pack::shared_bytes());
@@ -100,8 +103,8 @@ void run(Search s, const Plan& plan, int64_t n, int64_t m, Launch launch, Tiles 
       if (plan.chunks > 1 || batch == 0)
         launch(Pack{s, false, s.first_panel}, s.chunk_panels, Pack::kThreads, Pack::shared_bytes());
       tiles(s);
-      launch(Finish{s}, s.batch_panels * kPanel, candidates <= 512 ? Finish::kFewThreads : Finish::kThreads,
-             Finish::shared_bytes(candidates));
+      launch(Finish{s}, s.batch_panels * kPanel, s.candidates() <= 512 ? Finish::kFewThreads : Finish::kThreads,
+             Finish::shared_bytes(s.candidates()));
       launch(Fallback{s}, s.batch_panels * (kPanel / kFallbackRows), Fallback::kThreads, Fallback::shared_bytes());
     }
   }

@@ -44,7 +44,7 @@ struct Search {
   int64_t segments;
   int d, padded_d;
   int k, kept, capacity;  // neighbours asked for; candidates a list keeps; those and its buffer
-  int splits;             // of a chunk's panels among thread blocks
+  int splits;             // of a chunk's panels among thread blocks; where there are lists, each has its own
   bool exclude_self;
   int64_t first_panel, chunk_panels;  // of the references at hand
   int64_t first_batch, batch_panels;  // of the queries at hand
@@ -58,6 +58,8 @@ struct Search {
   int64_t* indices;
   double* distances;
   int64_t* totals;  // rescored, fallen back
+
+  IMBAL_HOST_DEVICE int candidates() const { return scores ? kept : kept * splits; }  // of a shortlist, at most
 };
 
 template <class F>

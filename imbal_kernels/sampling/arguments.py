@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from imbal_kernels.checks import check_tensor
 
@@ -105,8 +106,15 @@ def _check_points(name: str, points: Tensor) -> None:
         raise ValueError(f"{name} must be 2-d, rows of coordinates, got shape {tuple(points.shape)}")
     if not 1 <= points.shape[1] <= MAX_COLUMNS:
         raise ValueError(f"{name} must have 1 to {MAX_COLUMNS} columns, got shape {tuple(points.shape)}")
-    if points.requires_grad and torch.is_grad_enabled():
+    check_no_derivative(name, points)
+
+
+def check_no_derivative(name: str, tensor: Tensor) -> None:
+    """Nobody who differentiates gets a silent zero: neither backwards nor forwards."""
+    if tensor.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires grad, but no gradient is computed for it: pass {name}.detach()")
+    if forward_ad.unpack_dual(tensor).tangent is not None:
+        raise ValueError(f"{name} has a tangent, but no derivative is computed for it: pass {name}.detach()")
 
 
 def _check_query(query: Tensor, x: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.checks import FLOATS, INTEGERS
-from imbal_kernels.sampling.arguments import MAX_NEIGHBORS, check_finite
+from imbal_kernels.sampling.arguments import MAX_COLUMNS, MAX_NEIGHBORS, check_finite, check_no_derivative
 from imbal_kernels.sampling.strategy import Strategy, counts_of
 
 LABELS = (*INTEGERS, torch.bool)
@@ -48,7 +48,14 @@ def over_sampling(
     order, sizes = _check_data(X, y, generator, finite)
     counts = counts_of(name, y, strategy, sizes, over=True)
     counts = {label: count for label, count in sorted(counts.items()) if count}
+    _check_size(X, sum(counts.values()))
     return Resampling(X.contiguous(), y.contiguous(), order, sizes, counts)
+
+
+def _check_size(X: Tensor, count: int) -> None:
+    columns = X.shape[1]
+    if (X.shape[0] + count) * columns * X.element_size() >= 2**63:
+        raise ValueError(f"sampling_strategy asks for {count} new rows of {columns} features, more than a tensor holds")
 
 
 def under_sampling(
@@ -62,6 +69,8 @@ def under_sampling(
 
 def points(X: Tensor) -> Tensor:
     """X as `knn` takes it: integers become the narrowest float that holds them; int64 beyond 2^53 is rounded."""
+    if X.shape[1] > MAX_COLUMNS:
+        raise ValueError(f"X must have at most {MAX_COLUMNS} features, or no neighbours are found, got {X.shape[1]}")
     if X.is_floating_point():
         return X
     return X.to(torch.float64 if X.dtype in (torch.int32, torch.int64) else torch.float32)
@@ -173,8 +182,7 @@ def _check_tensors(X: Tensor, y: Tensor) -> None:
         raise ValueError(f"X must have at most {MAX_ROWS} rows, got {X.shape[0]}")
     if y.device != X.device:
         raise ValueError(f"y must be on the device of X, {X.device}, got {y.device}")
-    if X.requires_grad:
-        raise ValueError("X requires grad, but no gradient is computed for it: pass X.detach()")
+    check_no_derivative("X", X)
 
 
 def draw_key(generator: torch.Generator | None) -> int:

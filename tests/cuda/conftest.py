@@ -104,7 +104,7 @@ def emulated_knn():
     if shutil.which(COMPILER) is None:
         pytest.skip(f"needs {COMPILER}")
     library = ctypes.CDLL(_emulation("emulation.cpp", COMPILER, *HOST_FLAGS))
-    library.knn.restype = library.workspace.restype = ctypes.c_int64
+    library.knn.restype = library.workspace.restype = library.tile_blocks.restype = ctypes.c_int64
 
     def knn(x, query, ptr, query_ptr, k, exclude_self, *, processors=1, backwards=False,
             references=256 << 20, queries=64 << 20, lists=192 << 20, scored_panels=256):  # fmt: skip
@@ -120,5 +120,8 @@ def emulated_knn():
         )  # fmt: skip
         return indices, distances, totals.tolist(), used
 
-    knn.workspace = lambda *sizes: library.workspace(*map(ctypes.c_int64, sizes[:-1]), ctypes.c_int(sizes[-1]))
+    def planned(function):
+        return lambda *sizes: function(*map(ctypes.c_int64, sizes[:-1]), ctypes.c_int(sizes[-1]))
+
+    knn.workspace, knn.tile_blocks = planned(library.workspace), planned(library.tile_blocks)
     return knn

@@ -28,6 +28,16 @@ extern "C" int64_t workspace(int64_t segments, int64_t n, int64_t m, int64_t d, 
   return Plan(s, n, m, processors, Budget{}).workspace.bytes;
 }
 
+// Blocks of the distance kernel in one launch.
+extern "C" int64_t tile_blocks(int64_t segments, int64_t n, int64_t m, int64_t d, int64_t k, int processors) {
+  Search s{};
+  s.segments = segments;
+  s.d = (int)d;
+  s.k = (int)k;
+  Plan(s, n, m, processors, Budget{});
+  return s.batch_panels * s.splits;
+}
+
 extern "C" int64_t knn(const void* x, const void* query, const int64_t* ptr, const int64_t* query_ptr,
                        int64_t segments, int64_t n, int64_t m, int64_t d, int64_t k, int element, int exclude_self,
                        const Options* options, int64_t* indices, double* distances, int64_t* totals) {

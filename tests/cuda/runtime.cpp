@@ -57,9 +57,12 @@ const std::map<std::string, Kernel>& kernels() {
              uint8_t>(known);
     for (const bool scores : {false, true})
       known["_ZN5imbal12tiles_kernelILb" + std::to_string(scores) + "EEEvNS_6SearchE"] = {
-          [scores](void** args, int64_t blocks, int, int64_t) {
+          [scores](void** args, int64_t blocks, int, int64_t shared) {
             const Search& s = *(const Search*)args[0];
-            if ((s.scores != nullptr) == scores && blocks == s.batch_panels * s.splits) tiles(s, backwards);
+            // Two steps of both sides, and the lists.
+            const size_t least = 4 * kStep * kPanel * sizeof(float) + (scores ? 0 : Lists::shared_bytes(s.capacity));
+            const bool right = (s.scores != nullptr) == scores && blocks == s.batch_panels * s.splits;
+            if (right && (size_t)shared >= least) tiles(s, backwards);
           },
           256};
     return known;

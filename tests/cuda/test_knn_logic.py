@@ -83,6 +83,12 @@ def test_duplicates(emulated_knn, k):
     assert totals[1] == 300
 
 
+def test_more_columns_than_a_fallback_takes_at_once(emulated_knn):
+    """Three rows, a hundred times each."""
+    totals = check(emulated_knn, normal(3, 600).repeat(100, 1), 5, query=normal(40, 600, seed=1))
+    assert totals[1] == 40
+
+
 def test_a_query_that_falls_back_twice_counts_once(emulated_knn):
     """In the first and the last of three chunks of rows, and not in the one between."""
     x = torch.cat([torch.zeros(256, 3), 1e3 * normal(256, 3), torch.zeros(256, 3)])
@@ -119,6 +125,52 @@ def test_the_bound_covers_what_packing_moves(emulated_knn, k):
     x[torch.arange(128) // 4 % 2 == 1] *= -1
     x[127] = 1 + 0.51 * unit
     assert check(emulated_knn, x, k, query=torch.zeros(3, 1, dtype=torch.float64))[1] == 3
+
+
+@pytest.mark.parametrize("exponent", (-4, -3, -2))
+@pytest.mark.parametrize("k", (5, 65))
+def test_the_bound_grows_with_the_columns(emulated_knn, exponent, k):
+    """Two clusters as wide as a sum of 2000 products is wrong: with margins of 8 units and 4, at any d, this fails."""
+    x = 0.05 * 2.0**exponent * normal(300, 2000, seed=exponent + 100) + normal(1, 2000)
+    x[::2] -= 2 * normal(1, 2000)
+    check(emulated_knn, x, k)
+
+
+@pytest.mark.parametrize("scale", (1e-20, 1e-21, 1e-22, 1e-23))
+@pytest.mark.parametrize("k", (5, 65))
+def test_products_that_underflow(emulated_knn, scale, k):
+    check(emulated_knn, normal(400, 8, dtype=torch.float64) * scale, k)
+
+
+@pytest.mark.parametrize("k", (5, 65))
+def test_a_query_that_fp32_cannot_hold(emulated_knn, k):
+    """Nor its products with points that it can: they are packed as they are, it as zero."""
+    x = 1e16 * normal(1000, 3, dtype=torch.float64)
+    x[::2, 0] += 1e16
+    assert check(emulated_knn, x, k, query=torch.tensor([[1e18, 0, 0]], dtype=torch.float64))[1] == 1
+
+
+@pytest.mark.parametrize("k", (5, 65))
+def test_a_point_that_fp32_cannot_hold(emulated_knn, k):
+    """Just beyond what is packed, and next to a query just within."""
+    x = torch.cat([torch.linspace(-0.9, 0.9, 300), torch.tensor([1.01])]).double()[:, None] * 2**56
+    check(emulated_knn, x, k, query=torch.tensor([[0.995 * 2**56]], dtype=torch.float64))
+
+
+def test_a_mean_that_fp32_cannot_hold(emulated_knn):
+    """Does not make the others uncertain."""
+    x = normal(400, 3, dtype=torch.float64)
+    x[0] = 1e200
+    assert check(emulated_knn, x, 5)[1] == 1
+
+
+CHUNKS = {"references": 9300, "queries": 20_000, "scored_panels": 2}  # of two panels up to 8 columns, of one beyond
+
+
+@pytest.mark.parametrize("k", (5, 64, 65))
+def test_chunks_need_no_fallback(emulated_knn, k):
+    """The k-th so far bounds what a later chunk may leave out; that a list is not full proves nothing is missing."""
+    assert check(emulated_knn, normal(900, 9), k, **CHUNKS)[1] == 0
 
 
 @pytest.mark.parametrize("k", (1, 5, 65))
@@ -164,12 +216,15 @@ def test_order_of_threads_changes_no_count(emulated_knn):
 
 
 @pytest.mark.parametrize("k", (5, 65))
-def test_values_that_fp32_cannot_hold(emulated_knn, k):
+@pytest.mark.parametrize("options", ({}, CHUNKS), ids=("whole", "chunks"))
+def test_values_that_fp32_cannot_hold(emulated_knn, k, options):
     x = normal(400, 3, dtype=torch.float64)
     x[7] = 1e200  # its distance is inf
     x[100:110] *= 1e30
     x[200:300] *= 1e-200  # their differences underflow in fp32, their squares in fp64
-    check(emulated_knn, x, k)
+    check(emulated_knn, x, k, **options)
+    x = torch.cat([torch.full((256, 3), -1e200, dtype=torch.float64), x[:8]])  # at inf but for a few
+    check(emulated_knn, x, k, **options)
 
 
 def test_a_not_a_number_is_nobodys_neighbour(emulated_knn):
@@ -218,3 +273,13 @@ def test_workspace_is_bounded(emulated_knn, k, d, segments, processors):
     for n, m in ((10**7, 10**7), (10**7, 1), (200, 10**9), (10**10, 10**5)):
         used = emulated_knn.workspace(segments, n, m, d, k, processors)
         assert used <= (512 << 20) + 16 * (segments + 1) + 10 * 255
+
+
+@pytest.mark.parametrize("d", (8, 256))
+@pytest.mark.parametrize("k", (5, 64, 65, 4096))
+@pytest.mark.parametrize("m", (1, 128, 10**4, 10**6))
+def test_a_launch_fills_the_device(emulated_knn, m, k, d):
+    """Two blocks for each of 132 multiprocessors, as far as a panel of queries can be shared out: in 32 lists, or by
+    the 256 panels of a chunk of scores."""
+    most = (32 if k <= 64 else 256) * -(-m // 128)
+    assert emulated_knn.tile_blocks(1, 10**6, m, d, k, 132) >= min(2 * 132, most)

@@ -41,7 +41,7 @@ def assert_same(on_host, arguments, **options):
         assert a.dtype == b.dtype and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("d", (1, 7, 16, 32, 48))
+@pytest.mark.parametrize("d", (1, 7, 10, 16, 32, 33, 48))
 @pytest.mark.parametrize("dtype", FLOATS + INTEGERS, ids=str)
 def test_new_rows(on_host, dtype, d):
     """Odd widths by the element, others by 16 bytes."""

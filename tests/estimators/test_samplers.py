@@ -132,6 +132,15 @@ def test_a_missing_category_is_a_category(table):
     assert np.isnan(found[len(X) :][:, 7]).any()
 
 
+def test_a_large_encoding_stays_sparse(monkeypatch, table, pair):
+    X, y = table()
+    samplers = [pair("SMOTENC", random_state=0)[1] for _ in range(2)]
+    expected = samplers[0].fit_resample(X, y)[0]
+    monkeypatch.setattr(ours, "DENSE_BYTES", 1000)
+    np.testing.assert_array_equal(samplers[1].fit_resample(X, y)[0], expected)
+    assert [sparse.issparse(sampler.nn_k_._fit_X) for sampler in samplers] == [False, True]
+
+
 def test_duplicates_are_no_neighbours_of_their_own(pair):
     """Every row ten times: k = 9 reaches the copies only, and each sample is one of the rows."""
     X = np.tile(np.random.RandomState(0).randn(4, 3), (10, 1))

@@ -8,6 +8,7 @@ from scipy import sparse
 from sklearn import neighbors
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import locally_linear_embedding
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from imbal_kernels.imblearn import SMOTE, SMOTEN, NearestNeighbors
@@ -166,7 +167,44 @@ def test_in_place_of_scikit_learns(table):
     assert model.fit(X, y).named_steps["smote"].nn_k_.n_samples_fit_ < len(X)
 
 
-def test_smoten_needs_a_search_of_precomputed_distances(table):
-    X, y = table()
-    with pytest.raises(ValueError, match="Invalid parameter 'metric' for estimator NearestNeighbors"):
-        SMOTEN(k_neighbors=NearestNeighbors()).fit_resample(X.astype(int), y)
+def test_functions_that_take_a_fitted_search():
+    """scikit-learn's: they ask for its metric, and one refuses another."""
+    points = POINTS["distinct"]
+    ours, theirs = (search(n_neighbors=6).fit(points) for search in (NearestNeighbors, neighbors.NearestNeighbors))
+    for mode in ("connectivity", "distance"):
+        found, expected = (neighbors.kneighbors_graph(nn, 4, mode=mode).toarray() for nn in (ours, theirs))
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+    found, expected = (neighbors.radius_neighbors_graph(nn, 1.0).toarray() for nn in (ours, theirs))
+    np.testing.assert_array_equal(found, expected)
+    options = {"n_neighbors": 5, "n_components": 2, "random_state": 0}
+    np.testing.assert_allclose(*(locally_linear_embedding(nn, **options)[1] for nn in (ours, theirs)), rtol=1e-6)
+    with pytest.raises(ValueError, match="Got manhattan for metric, while the estimator has minkowski"):
+        neighbors.kneighbors_graph(ours, 4, metric="manhattan")
+
+
+@pytest.mark.parametrize("tree", [neighbors.KDTree, neighbors.BallTree, lambda x: NearestNeighbors().fit(x)])
+def test_fitted_on_a_tree(tree):
+    points = POINTS["distinct"]
+    nn = NearestNeighbors(n_neighbors=3).fit(tree(points))
+    check(nn.kneighbors(points[:5]), brute_force(points, points[:5], 3, np.arange(5)))
+
+
+@pytest.mark.parametrize("option", [
+    {"metric": "manhattan"}, {"p": 1}, {"metric_params": {"w": [1, 2, 3, 4]}}, {"metric": "cosine"},
+], ids=str)  # fmt: skip
+def test_another_metric_is_scikit_learns(option):
+    points, query = POINTS["distinct"], POINTS["distinct"][:9] + 0.1
+    found = NearestNeighbors(n_neighbors=4, **option).fit(points).kneighbors(query)
+    expected = neighbors.NearestNeighbors(n_neighbors=4, algorithm="brute", **option).fit(points).kneighbors(query)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(found[0], NearestNeighbors(n_neighbors=4).fit(points).kneighbors(query)[0])
+
+
+def test_distances_between_categories(table):
+    """SMOTEN sets metric="precomputed"."""
+    X, y = (part.astype(int) for part in table())
+    found, expected = (
+        SMOTEN(k_neighbors=k, random_state=0).fit_resample(X, y)[0] for k in (NearestNeighbors(n_neighbors=6), 5)
+    )
+    np.testing.assert_array_equal(found, expected)
