@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import imbal_kernels as ik
 from imbal_kernels.ops import backends, linear
@@ -206,6 +207,27 @@ def test_compiles_under_autocast(device):
             return ik.linear_focal_loss(x, w, b, labels)
 
     compare(torch.compile(loss, fullgraph=True, backend="aot_eager")(x, w, b), loss(x, w, b), (x, w, b))
+
+
+@pytest.mark.parametrize("family", ["sigmoid", "softmax"])
+def test_chunks_read_no_tensor_on_the_host(family, monkeypatch, device):
+    """But for the check of the class ids, which is a CPU's: a GPU must not wait for one."""
+
+    class Refuse(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+            return function(*args, **(kwargs or {}))
+
+    (x, w, b), labels = make(device, background=False)
+    none = torch.empty(0, CLASSES, device=device)
+    sigmoid = (none, labels, *[None] * 5, "focal", 0.25, 2.0, 0.0, 0.0, 0.0, 1.0, -100, False, False)
+    softmax = (none[:, :, None], labels[:, None], None, None, None, 0.0, 0.0, 1.0, -100, False, False)
+    fields = sigmoid if family == "sigmoid" else softmax
+    with pytest.raises(AssertionError), Refuse():
+        bool(labels.any())
+    monkeypatch.setattr(linear, "_check", lambda *args: None)
+    with Refuse():
+        linear._chunks(family, x.detach(), w.detach(), b.detach(), None, [True] * 3, *fields)
 
 
 def test_opcheck(device):
