@@ -50,7 +50,7 @@ OPTIONS = {
 }
 
 
-# Half inputs may be 1e-4 off (design contract); a GPU's gradients are rounded to the type, 4e-3.
+# Half inputs may be 1e-4 off (design contract); on a GPU the gradients are also rounded to the type.
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-4)])
 @pytest.mark.parametrize("kind", ["ids", "values"])
 @pytest.mark.parametrize("name", OPTIONS)
@@ -58,7 +58,7 @@ def test_sums(name, kind, dtype, rtol, backend):
     options = {k: v.to(backend) if isinstance(v, torch.Tensor) else v for k, v in OPTIONS[name].items()}
     x, t = problem(backend, kind, dtype)
     expected = expected_sums(x, t, **options)
-    rtol = 4e-3 if backend == "cuda" and dtype == torch.bfloat16 else rtol
+    rtol += 2**-8 if backend == "cuda" and dtype == torch.bfloat16 else 0
     for reduction in ("sum", "none"):
         statistics = ik.ClassStatistics(CLASSES).to(backend)
         loss = ik.sigmoid_focal_loss(x, t, reduction=reduction, ignore_index=-2, statistics=statistics, **options)

@@ -10,7 +10,7 @@ from imbal_kernels.reference.sigmoid import sums_by_class
 
 @pytest.mark.parametrize("formula", ("focal", "varifocal"))
 @pytest.mark.parametrize("kind", ("ids", "values", "head"))
-@pytest.mark.parametrize("dtype, rtol", ((torch.float32, 2e-5), (torch.bfloat16, 4e-3)))  # gradients rounded to it
+@pytest.mark.parametrize("dtype, rtol", ((torch.float32, 2e-5), (torch.bfloat16, 2**-7)))  # gradients truncated to it
 def test_sums(dtype, rtol, kind, formula):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(42, 5, generator=generator).to(dtype)
