@@ -89,6 +89,14 @@ def test_exact(x, instruction_set):
         assert_same(ik.knn(x, k), brute_force(x, k))
 
 
+@pytest.mark.parametrize("exponent", (-3, -2, -1))
+def test_the_bound_grows_with_the_columns(exponent, instruction_set):
+    """Two clusters as wide as a sum of 2000 products is wrong: with a slack of ten units at any d this fails."""
+    x = 0.05 * 2.0**exponent * normal(300, 2000, seed=exponent + 100) + normal(1, 2000)
+    x[::2] -= 2 * normal(1, 2000)
+    assert_same(ik.knn(x, 5), brute_force(x, 5))
+
+
 @pytest.mark.parametrize("x", DATA.values(), ids=DATA)
 def test_reference_is_the_definition(x):
     assert_same(ik.reference.knn(x, 5), brute_force(x, 5))
