@@ -2,8 +2,8 @@
 
 Every contestant's result is checked before it is timed. The roof is measured in the same run: of a loss a copy of
 the logits, of a search a matrix product.
-CPU: contestants take turns, round by round, each after the logits were written anew. GPU: CUDA events, L2 flushed in
-between.
+CPU: contestants take turns, round by round and in changing order, each after the logits were written anew. GPU: CUDA
+events, L2 flushed in between.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Contestants side by side: checked, timed, and put in relation to a roof measured in the same run.
 
-On a CPU every contestant runs once per round, so that a change of the machine's load meets all of them, and
-ratios are medians of the rounds' own ratios. On a GPU times are CUDA events with L2 flushed in between
-(`triton.testing.do_bench`), and ratios are ratios of medians.
+On a CPU every contestant runs once per round, so that a change of the machine's load meets all of them, in an order
+that is drawn anew, so that nobody always comes after the same one: what that one left of huge pages decides whether a
+large gradient takes 7 ms or 90. Ratios are medians of the rounds' own ratios. On a GPU times are CUDA events with L2
+flushed in between (`triton.testing.do_bench`), and ratios are ratios of medians.
 
 What a CPU's caches hold when a run begins decides more than the run before it may: a loss's workload therefore
 prepares each run, untimed, by writing the logits anew, as the layer before a loss does in training. Sigmoid focal loss,
@@ -23,6 +24,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -108,8 +110,9 @@ class Result:
 
 def _rounds(workload: Workload, rounds: int, bar: "tqdm[None]") -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in workload.contestants}
+    shuffled, entries = random.Random(0), list(workload.contestants.items())
     for _ in range(rounds):
-        for name, contestant in workload.contestants.items():
+        for name, contestant in shuffled.sample(entries, len(entries)):
             workload.prepare()
             start = time.perf_counter()
             contestant.run()
