@@ -61,7 +61,6 @@ class SigmoidProblem(NamedTuple):
     ignore_index: int
     elementwise: bool
     fp32_loss: bool
-    by_class: bool = False  # the kernel's sums by class are wanted too
 
     @property
     def dense(self) -> bool:

@@ -161,20 +161,28 @@ def sigmoid_loss(problem: SigmoidProblem, statistics: ClassStatistics | None = N
         return fused_loss("sigmoid", problem)
     if backends.in_transform():
         raise ValueError("statistics are not kept inside torch.func, vmap or forward-mode autograd: pass None")
-    result = fused_loss("sigmoid", problem._replace(by_class=True))
+    result = fused_loss("sigmoid_by_class", problem)
     loss, sums = result if isinstance(result, tuple) else (result, reference.sums_by_class(problem))
     statistics.add(sums)
     return loss
 
 
-def _raw(problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, ...]:
+def _raw(
+    problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool, op: Any = _ops.sigmoid_loss
+) -> tuple[Tensor, ...]:
     p = problem
-    op = _ops.sigmoid_loss_by_class if p.by_class and loss_mode != NO_LOSS else _ops.sigmoid_loss
     return op(
         p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
         p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula, p.gamma_pos,
         p.clip,
     )  # fmt: skip
+
+
+def _raw_by_class(
+    problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool
+) -> tuple[Tensor, ...]:
+    op = _ops.sigmoid_loss if loss_mode == NO_LOSS else _ops.sigmoid_loss_by_class
+    return _raw(problem, upstream, loss_mode, want_grad, op)
 
 
 def _fits(problem: SigmoidProblem) -> bool:
@@ -201,3 +209,4 @@ def _check(problem: SigmoidProblem, by_kernel: bool) -> None:
 
 
 FAMILIES["sigmoid"] = Family(SigmoidProblem, 7, _raw, reference.sigmoid_loss, _fits, _check)
+FAMILIES["sigmoid_by_class"] = FAMILIES["sigmoid"]._replace(raw=_raw_by_class)
