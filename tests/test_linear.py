@@ -235,7 +235,7 @@ def test_opcheck(device):
     none, on = torch.empty(0, CLASSES, device=device), torch.ops.imbal_kernels
     layer = [t.detach() for t in (x, w, b)]
     for upstream in (None, torch.tensor(2.0, device=device)):
-        sigmoid = (none, labels, *[None] * 5, "focal", 0.25, 2.0, 0.0, 0.0, 0.0, 1.0, -100, False, False, False)
+        sigmoid = (none, labels, *[None] * 5, "focal", 0.25, 2.0, 0.0, 0.0, 0.0, 1.0, -100, False, False)
         torch.library.opcheck(on.linear_sigmoid_loss.default, (*layer, upstream, [True, False, True], *sigmoid))
         ids, softmax = labels.clamp(min=0)[:, None], (None, None, None, 0.0, 0.0, 1.0, -100, False, False)
         torch.library.opcheck(
