@@ -1,9 +1,10 @@
 """Contestants side by side: checked, timed, and put in relation to a roof measured in the same run.
 
 On a CPU every contestant runs once per round, so that a change of the machine's load meets all of them, in an order
-that is drawn anew, so that nobody always comes after the same one: what that one left of huge pages decides whether a
-large gradient takes 7 ms or 90. Ratios are medians of the rounds' own ratios. On a GPU times are CUDA events with L2
-flushed in between (`triton.testing.do_bench`), and ratios are ratios of medians.
+that is drawn anew, so that nobody always comes after the same one: in a fixed order the first of ours took 7 ms or 90
+at 20000 x 1000, by turns (huge pages that the kernel has to make first are a guess, not shown). Ratios are medians of
+the rounds' own ratios. On a GPU times are CUDA events with L2 flushed in between (`triton.testing.do_bench`), and
+ratios are ratios of medians.
 
 What a CPU's caches hold when a run begins decides more than the run before it may: a loss's workload therefore
 prepares each run, untimed, by writing the logits anew, as the layer before a loss does in training. Sigmoid focal loss,
