@@ -12,7 +12,7 @@ from torch import Tensor
 import imbal_kernels as ik
 from bench import peers
 from bench.harness import COPY, OURS, Contestant, Workload
-from bench.inputs import Inputs
+from bench.inputs import Inputs, sizes
 from bench.peers import ALPHA, GAMMA
 
 PEERS = ("torchvision",)
@@ -73,35 +73,33 @@ def torchvision_way(focal: Callable[..., Tensor], levels: Sequence[Tensor], labe
 def workloads(
     device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
 ) -> Iterator[Workload]:
-    for shape in shapes:
-        height, width = (int(n) for n in shape.split("x"))
-        for dtype in dtypes:
-            problem = Problem.random(height, width, device, getattr(torch, dtype))
-            size = sum(level.numel() * level.element_size() for level in problem.levels)
-            buffers = [torch.empty_like(level, requires_grad=False) for level in problem.levels]
-            amount = 2 * size + problem.labels.numel() * problem.labels.element_size()
+    for height, width, dtype in sizes(shapes, dtypes):
+        problem = Problem.random(height, width, device, getattr(torch, dtype))
+        size = sum(level.numel() * level.element_size() for level in problem.levels)
+        buffers = [torch.empty_like(level, requires_grad=False) for level in problem.levels]
+        amount = 2 * size + problem.labels.numel() * problem.labels.element_size()
 
-            def copy(problem: Problem = problem, buffers: list[Tensor] = buffers) -> None:
-                for buffer, level in zip(buffers, problem.levels, strict=True):
-                    buffer.copy_(level.detach())
+        def copy(problem: Problem = problem, buffers: list[Tensor] = buffers) -> None:
+            for buffer, level in zip(buffers, problem.levels, strict=True):
+                buffer.copy_(level.detach())
 
-            ours = functools.partial(ik.dense_focal_loss, problem.levels, problem.labels, CLASSES, ALPHA, GAMMA)
-            ways: dict[str, Callable[[], Tensor]] = {OURS: ours}
-            missing = {}
-            if "torchvision" in chosen:
-                if importlib.util.find_spec("torchvision") is None:
-                    missing["torchvision"] = "not installed"
-                else:
-                    eager = functools.partial(torchvision_way, peers.torchvision_focal_loss())
-                    ways["torchvision eager"] = functools.partial(eager, problem.levels, problem.labels)
-                    if compiled:
-                        fast = torch.compile(eager, fullgraph=True, dynamic=False)
-                        ways["torchvision compiled"] = functools.partial(fast, problem.levels, problem.labels)
-            entries = {COPY: Contestant(copy, 2 * size)}
-            for name, loss_of in ways.items():
-                run = functools.partial(problem.run, loss_of)
-                entries[name] = Contestant(run, amount, functools.partial(problem.check, name, run))
-            yield Workload(
-                f"dense multi-level focal, RetinaNet {shape} {dtype}", device, BYTES, entries, missing,
-                prepare=problem.write,
-            )  # fmt: skip
+        ours = functools.partial(ik.dense_focal_loss, problem.levels, problem.labels, CLASSES, ALPHA, GAMMA)
+        ways: dict[str, Callable[[], Tensor]] = {OURS: ours}
+        missing = {}
+        if "torchvision" in chosen:
+            if importlib.util.find_spec("torchvision") is None:
+                missing["torchvision"] = "not installed"
+            else:
+                eager = functools.partial(torchvision_way, peers.torchvision_focal_loss())
+                ways["torchvision eager"] = functools.partial(eager, problem.levels, problem.labels)
+                if compiled:
+                    fast = torch.compile(eager, fullgraph=True, dynamic=False)
+                    ways["torchvision compiled"] = functools.partial(fast, problem.levels, problem.labels)
+        entries = {COPY: Contestant(copy, 2 * size)}
+        for name, loss_of in ways.items():
+            run = functools.partial(problem.run, loss_of)
+            entries[name] = Contestant(run, amount, functools.partial(problem.check, name, run))
+        yield Workload(
+            f"dense multi-level focal, RetinaNet {height}x{width} {dtype}", device, BYTES, entries, missing,
+            prepare=problem.write,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import imbal_kernels as ik
 from bench import peers
 from bench.harness import COPY, OURS, Contestant, Workload
-from bench.inputs import Inputs
+from bench.inputs import Inputs, sizes
 from bench.losses import MODEL, one_hot
 
 PEERS = ("torch",)
@@ -145,13 +145,11 @@ def workloads(
     device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
 ) -> Iterator[Workload]:
     """One at a time."""
-    for shape in shapes:
-        rows, classes = (int(n) for n in shape.split("x"))
-        for dtype in dtypes:
-            for loss in LOSSES:
-                problem = Problem.random(loss, rows, classes, device, getattr(torch, dtype))
-                name = f"{loss.name}, {rows} x {classes} {dtype}"
-                entries = contestants(problem, chosen, compiled)
-                kernel = loss.ours is not _own or device == "cuda"
-                model = MODEL[device] + ("" if kernel else "; on a CPU a user's formula runs on PyTorch")
-                yield Workload(name, device, model, entries, prepare=problem.write)
+    for rows, classes, dtype in sizes(shapes, dtypes):
+        for loss in LOSSES:
+            problem = Problem.random(loss, rows, classes, device, getattr(torch, dtype))
+            name = f"{loss.name}, {rows} x {classes} {dtype}"
+            entries = contestants(problem, chosen, compiled)
+            kernel = loss.ours is not _own or device == "cuda"
+            model = MODEL[device] + ("" if kernel else "; on a CPU a user's formula runs on PyTorch")
+            yield Workload(name, device, model, entries, prepare=problem.write)

@@ -1,8 +1,8 @@
-"""What the losses' workloads share: logits that are written anew before each run, results held to the reference,
-and backward by recomputation."""
+"""What workloads share: their sizes; of a loss logits that are written anew before each run, results held to the
+reference, and backward by recomputation."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,14 @@ from torch import Tensor
 from imbal_kernels.ops.fused import NO_LOSS, SUM
 
 Raw = Callable[[Tensor, Tensor | None, int, bool], tuple[Tensor, Tensor]]  # logits, upstream, loss mode, want_grad
+
+
+def sizes(shapes: Sequence[str], dtypes: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """(rows, columns, dtype) of each combination, shapes such as 100000x80."""
+    for shape in shapes:
+        rows, columns = (int(n) for n in shape.split("x"))
+        for dtype in dtypes:
+            yield rows, columns, dtype
 
 
 class _Recomputed(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import imbal_kernels as ik
 from bench import peers
 from bench.harness import COPY, OURS, Contestant, Workload
-from bench.inputs import Inputs, recomputed
+from bench.inputs import Inputs, recomputed, sizes
 from bench.peers import ALPHA, GAMMA
 
 PEERS = ("torchvision", "torch", "mmcv", "apex")
@@ -179,11 +179,9 @@ def workloads(
     device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
 ) -> Iterator[Workload]:
     """One at a time: two problems at once would not fit every machine."""
-    for shape in shapes:
-        rows, classes = (int(n) for n in shape.split("x"))
-        for dtype in dtypes:
-            for loss, gamma in (("sigmoid focal", GAMMA), ("binary cross-entropy", 0.0)):
-                problem = Problem.random(rows, classes, device, getattr(torch, dtype), gamma)
-                entries, missing = contestants(problem, chosen, compiled)
-                name = f"{loss}, {rows} x {classes} {dtype}"
-                yield Workload(name, device, MODEL[device], entries, missing, prepare=problem.write)
+    for rows, classes, dtype in sizes(shapes, dtypes):
+        for loss, gamma in (("sigmoid focal", GAMMA), ("binary cross-entropy", 0.0)):
+            problem = Problem.random(rows, classes, device, getattr(torch, dtype), gamma)
+            entries, missing = contestants(problem, chosen, compiled)
+            name = f"{loss}, {rows} x {classes} {dtype}"
+            yield Workload(name, device, MODEL[device], entries, missing, prepare=problem.write)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import imbal_kernels as ik
 from bench.harness import OURS, Contestant, Workload
+from bench.inputs import sizes
 
 PEERS = ("scikit-learn", "faiss-cpu", "cdist + topk", "torch-cluster", "pykeops")
 SHAPES = {"cpu": ("10000x32", "20000x128"), "cuda": ("100000x32", "100000x128")}
@@ -166,10 +167,8 @@ def workloads(
     device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
 ) -> Iterator[Workload]:
     """One at a time; `compiled` is the losses' concern."""
-    for shape in shapes:
-        rows, columns = (int(n) for n in shape.split("x"))
-        for dtype in dtypes:
-            entries, missing = contestants(Problem.random(rows, columns, device, getattr(torch, dtype)), chosen)
-            yield Workload(
-                f"knn, {rows} x {columns} {dtype}", device, MODEL, entries, missing, roof=ROOF, unit="GFLOP/s"
-            )
+    for rows, columns, dtype in sizes(shapes, dtypes):
+        entries, missing = contestants(Problem.random(rows, columns, device, getattr(torch, dtype)), chosen)
+        yield Workload(
+            f"knn, {rows} x {columns} {dtype}", device, MODEL, entries, missing, roof=ROOF, unit="GFLOP/s"
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 import imbal_kernels as ik
 from bench import neighbors
 from bench.harness import OURS, Contestant, Workload
+from bench.inputs import sizes
 from imbal_kernels.reference.sampling import synthesize
 from imbal_kernels.sampling.resampling import draw_key
 
@@ -135,11 +136,9 @@ def workloads(
     device: str, dtypes: Sequence[str], shapes: Sequence[str], chosen: Sequence[str], compiled: bool
 ) -> Iterator[Workload]:
     """One at a time; `compiled` is the losses' concern."""
-    for shape in shapes:
-        rows, columns = (int(n) for n in shape.split("x"))
-        percent = PERCENT.get(shape, 10)
-        for dtype in dtypes:
-            problem = Problem.random(rows, columns, percent, device, getattr(torch, dtype))
-            entries, missing = contestants(problem, chosen)
-            name = f"smote, {rows} x {columns}, {percent} % minority, {dtype}"
-            yield Workload(name, device, problem.model, entries, missing, roof=neighbors.ROOF, unit="GFLOP/s")
+    for rows, columns, dtype in sizes(shapes, dtypes):
+        percent = PERCENT.get(f"{rows}x{columns}", 10)
+        problem = Problem.random(rows, columns, percent, device, getattr(torch, dtype))
+        entries, missing = contestants(problem, chosen)
+        name = f"smote, {rows} x {columns}, {percent} % minority, {dtype}"
+        yield Workload(name, device, problem.model, entries, missing, roof=neighbors.ROOF, unit="GFLOP/s")

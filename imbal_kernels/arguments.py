@@ -103,7 +103,7 @@ def sigmoid_problem(
 ) -> SigmoidProblem:
     """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale. class_ids: the target
     is known to hold them."""
-    check_reduction(reduction, "positives" if isinstance(normalizer, EMANormalizer) else normalizer, process_group)
+    check_divisor(normalizer, reduction, process_group)
     _check_logits(input_name, input)
     dense = not class_ids and targets_are_dense(input_name, target_name, input, target)
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
@@ -156,6 +156,11 @@ def sigmoid_problem(
         elementwise=reduction == "none",
         fp32_loss=under_autocast(input),
     )
+
+
+def check_divisor(normalizer: Normalizer, reduction: str, process_group: Any) -> None:
+    """The reduction and the normalizer, of which an average counts as the "positives" that it is an average of."""
+    check_reduction(reduction, "positives" if isinstance(normalizer, EMANormalizer) else normalizer, process_group)
 
 
 def divisor_of(

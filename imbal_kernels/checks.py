@@ -36,6 +36,12 @@ def check_tensor(name: str, input: Tensor) -> None:
         raise ValueError(f"{name} must be a strided tensor, got {input.layout}")
 
 
+def check_optional_tensor(name: str, value: object) -> None:
+    """An optional argument that, where it is given, is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor or None, got {kind_of(value)}: pass torch.tensor(...)")
+
+
 def check_same_device(name: str, tensor: Tensor, input: Tensor) -> None:
     if tensor.device != input.device:
         raise ValueError(f"{name} must be on the device of the logits, {input.device}, got {tensor.device}")

@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import FORMULAS, Count, SigmoidProblem, divisor_of, sigmoid_problem
+from imbal_kernels.arguments import FORMULAS, Count, SigmoidProblem, check_divisor, divisor_of, sigmoid_problem
 from imbal_kernels.checks import (
     FLOATS,
     INTEGERS,
     check_constant,
     check_number,
-    check_reduction,
+    check_optional_tensor,
     check_same_device,
     check_tensor,
     kind_of,
 )
 from imbal_kernels.formula import Formula
-from imbal_kernels.normalizer import EMANormalizer, Normalizer
+from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, per_image
 
 # What each formula takes besides what all take, with the defaults of its own function.
@@ -77,7 +77,7 @@ def dense_problems(
         raise ValueError(
             'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'
         )
-    check_reduction(reduction, "positives" if isinstance(normalizer, EMANormalizer) else normalizer, process_group)
+    check_divisor(normalizer, reduction, process_group)
     views = _views(levels, num_classes)
     ids = _per_anchor("labels", labels, views, INTEGERS, "must be integer class ids")
     all_scores = [None] * len(views) if scores is None else _per_anchor(
@@ -164,8 +164,7 @@ def _per_anchor(
 def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], input: Tensor) -> None:
     if factor is None:
         return
-    if not isinstance(factor, Tensor):
-        raise TypeError(f"{name} must be a Tensor or None, got {kind_of(factor)}: pass torch.tensor(...)")
+    check_optional_tensor(name, factor)
     check_constant(name, factor, input)
     aligned = zip(factor.shape[::-1], shape[::-1], strict=False)
     fits = factor.dim() <= 3 and all(own in (1, size) for own, size in aligned)

@@ -7,7 +7,15 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from imbal_kernels.checks import FLOATS, check_constant, check_number, check_same_device, kind_of, scalar_tensor
+from imbal_kernels.checks import (
+    FLOATS,
+    check_constant,
+    check_number,
+    check_optional_tensor,
+    check_same_device,
+    kind_of,
+    scalar_tensor,
+)
 from imbal_kernels.targets import holds_object, per_image
 
 
@@ -28,8 +36,7 @@ def alpha_of(
 
 
 def weight_of(weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be a Tensor or None, got {kind_of(weight)}: pass torch.tensor(...)")
+    check_optional_tensor("weight", weight)
     check_constant("weight", weight, input)
     classes = input.shape[-1] if input.dim() else 1
     if weight.dim() == 1 and weight.shape[0] != classes:
@@ -41,8 +48,7 @@ def weight_of(weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype
 
 
 def pos_weight_of(pos_weight: Tensor, input: Tensor, input_name: str, dtype: torch.dtype) -> Tensor:
-    if not isinstance(pos_weight, Tensor):
-        raise TypeError(f"pos_weight must be a Tensor or None, got {kind_of(pos_weight)}: pass torch.tensor(...)")
+    check_optional_tensor("pos_weight", pos_weight)
     check_constant("pos_weight", pos_weight, input)
     return _broadcast("pos_weight", pos_weight, input, input_name, dtype)
 
@@ -69,8 +75,7 @@ def scores_of(
     scores: Tensor, input: Tensor, input_name: str, target_name: str, dense: bool, dtype: torch.dtype
 ) -> Tensor:
     """One score a row, (N,); its values are checked with the class ids."""
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"scores must be a Tensor or None, got {kind_of(scores)}: pass torch.tensor(...)")
+    check_optional_tensor("scores", scores)
     if dense:
         raise ValueError(f"scores go with class ids; {target_name} of the shape of {input_name} are scores themselves")
     check_same_device("scores", scores, input)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from imbal_kernels import ops
-from imbal_kernels.arguments import divisor_of, sigmoid_problem
+from imbal_kernels.arguments import check_divisor, divisor_of, sigmoid_problem
 from imbal_kernels.checks import INTEGERS, check_reduction, check_same_device, check_tensor
-from imbal_kernels.normalizer import EMANormalizer, Normalizer
-from imbal_kernels.softmax_arguments import per_class, softmax_problem
+from imbal_kernels.normalizer import Normalizer
+from imbal_kernels.softmax_arguments import per_class, softmax_divisor, softmax_problem
 
 
 def linear_focal_loss(
@@ -63,7 +63,7 @@ def linear_focal_loss(
     """
     if isinstance(normalizer, str) and normalizer == "positives_per_image":
         raise ValueError('normalizer="positives_per_image" needs images; rows of features have none')
-    check_reduction(reduction, "positives" if isinstance(normalizer, EMANormalizer) else normalizer, process_group)
+    check_divisor(normalizer, reduction, process_group)
     _check(features, weight, bias, labels, reduction)
     rows, ids, none = _rows(features, weight, labels)
     classes, count = weight.shape[0], ops.count_targets
@@ -109,14 +109,12 @@ def linear_cross_entropy(
     """
     check_reduction(reduction, normalizer, process_group)
     _check(features, weight, bias, labels, reduction)
-    divisor = normalizer
-    if normalizer == "positives" or (normalizer is None and reduction == "mean"):
-        wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-        weights = per_class("weight", class_weight, features, weight.shape[0], wide)
-        counted = None if normalizer == "positives" else weights
-        divisor = ops.sum_weights(labels.contiguous(), counted, weight.shape[0], ignore_index)
-        divisor = divisor.clamp(min=1) if normalizer == "positives" else divisor
     rows, ids, none = _rows(features, weight, labels)
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    weights = per_class("weight", class_weight, features, weight.shape[0], wide)
+    divisor = softmax_divisor(
+        normalizer, reduction, ids, weights, weight.shape[0], ignore_index, False, none, ops.sum_weights
+    )
     problem = softmax_problem(
         none, ids[:0], gamma=0.0, weight=class_weight, ignore_index=ignore_index, reduction="sum",
         label_smoothing=label_smoothing, logit_adjustment=logit_adjustment, normalizer=divisor,

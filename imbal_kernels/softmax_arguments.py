@@ -12,6 +12,9 @@ from imbal_kernels.factors import scale_of
 
 MOST_CLASSES = 262_144
 
+# sum_weights(target, weight, num_classes, ignore_index) -> 0-d tensor
+SumWeights = Callable[[Tensor, Tensor | None, int, int], Tensor]
+
 
 class SoftmaxProblem(NamedTuple):
     """A softmax loss with nothing left to decide; the tensors come first.
@@ -55,7 +58,7 @@ def softmax_problem(
     normalizer: float | Tensor | str | None,
     loss_weight: float | Tensor,
     process_group: Any,
-    sum_weights: Callable[[Tensor, Tensor | None, int, int], Tensor],
+    sum_weights: SumWeights,
 ) -> SoftmaxProblem:
     """Checks the arguments of a softmax loss and folds reduction and normalizer into a scale. `sum_weights` is
     ops.sum_weights or reference.sum_weights."""
@@ -76,22 +79,9 @@ def softmax_problem(
     logit_adjustment = per_class("logit_adjustment", logit_adjustment, input, classes, dtype)
     flat = target.reshape(rows.shape if probabilities else (rows.shape[0], rows.shape[2])).contiguous()
 
-    divisor: float | Tensor = 1.0
-    if isinstance(normalizer, Tensor):
-        divisor = checks.scalar_tensor("normalizer", normalizer, input)
-    elif normalizer == "positives":
-        if probabilities:
-            raise ValueError('normalizer="positives" counts class ids: it needs a target of class ids')
-        divisor = sum_weights(flat, None, classes, ignore_index).clamp(min=1)
-    elif isinstance(normalizer, str):
-        raise ValueError(f'normalizer must be a number, a 0-d tensor or "positives", got "{normalizer}"')
-    elif normalizer is not None:
-        divisor = float(normalizer)
-    elif reduction == "mean":
-        if probabilities:  # a tensor: compiled code takes a number for a constant
-            divisor = flat.new_full((), flat.shape[0] * flat.shape[2], dtype=torch.int64)
-        else:
-            divisor = sum_weights(flat, weight, classes, ignore_index)
+    divisor = softmax_divisor(
+        normalizer, reduction, flat, weight, classes, ignore_index, probabilities, input, sum_weights
+    )
     scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
     return SoftmaxProblem(
         input=rows.contiguous(),
@@ -106,6 +96,28 @@ def softmax_problem(
         elementwise=reduction == "none",
         fp32_loss=checks.under_autocast(input),
     )
+
+
+def softmax_divisor(
+    normalizer: float | Tensor | str | None, reduction: str, target: Tensor, weight: Tensor | None, classes: int,
+    ignore_index: int, probabilities: bool, input: Tensor, sum_weights: SumWeights,
+) -> float | Tensor:  # fmt: skip
+    """What the sum over all of a batch is divided by; target: (N, S) class ids or (N, C, S) probabilities."""
+    if isinstance(normalizer, Tensor):
+        return checks.scalar_tensor("normalizer", normalizer, input)
+    if normalizer == "positives":
+        if probabilities:
+            raise ValueError('normalizer="positives" counts class ids: it needs a target of class ids')
+        return sum_weights(target, None, classes, ignore_index).clamp(min=1)
+    if isinstance(normalizer, str):
+        raise ValueError(f'normalizer must be a number, a 0-d tensor or "positives", got "{normalizer}"')
+    if normalizer is not None:
+        return float(normalizer)
+    if reduction != "mean":
+        return 1.0
+    if probabilities:  # a tensor: compiled code takes a number for a constant
+        return target.new_full((), target.shape[0] * target.shape[2], dtype=torch.int64)
+    return sum_weights(target, weight, classes, ignore_index)
 
 
 def _ids_shape(input: Tensor) -> torch.Size:
@@ -137,8 +149,7 @@ def per_class(name: str, value: Tensor | None, input: Tensor, classes: int, dtyp
     """One value for each class, in the dtype that arithmetic is done in."""
     if value is None:
         return None
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a Tensor or None, got {type(value).__name__}: pass torch.tensor(...)")
+    checks.check_optional_tensor(name, value)
     checks.check_constant(name, value, input)
     if value.shape != (classes,):
         raise ValueError(f"{name} must have one value per class, shape ({classes},), got {tuple(value.shape)}")

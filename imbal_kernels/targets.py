@@ -51,6 +51,12 @@ def holds_object(target: Tensor, num_classes: int, ignore_index: int, dense: boo
     return positive & ~is_ignored(target, ignore_index)
 
 
+def out_of_range(ids: Tensor, least: int, most: int, ignore_index: int) -> Tensor:
+    """Which class ids are bad."""
+    wide = _wide(ids)
+    return ((wide < least) | (wide > most)) & ~is_ignored(ids, ignore_index)
+
+
 def per_image(positive: Tensor, dtype: torch.dtype) -> Tensor:
     """1 / (images * max(1, positives of the image)), (images,), from (images, ...) marks."""
     return (positive.flatten(1).sum(1).clamp(min=1) * positive.shape[0]).to(dtype).reciprocal()

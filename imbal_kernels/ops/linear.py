@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imbal_kernels.ops import backends, sigmoid, softmax
 from imbal_kernels.ops.fused import FAMILIES, NO_LOSS, SUM, compact, rescaled
-from imbal_kernels.targets import is_ignored
+from imbal_kernels.targets import out_of_range
 
 # A chunk's logits take at most this, and their gradient the same: large enough for the matrix product to run at full
 # speed, small against what it replaces (4 GB for 50,000 rows of 20,000 classes in fp32).
@@ -126,7 +126,7 @@ def _check(name: str, problem: Any, classes: int) -> None:
     backends.refuse_capture(ids)
     FAMILIES[name].check(problem, True)
     least, most = (-1, classes) if name == "sigmoid" else (0, classes - 1)
-    wrong = ((ids < least) | (ids.long() > most)) & ~is_ignored(ids, problem.ignore_index)
+    wrong = out_of_range(ids, least, most, problem.ignore_index)
     if not wrong.any():
         return
     row = int(wrong.flatten().int().argmax())

@@ -11,7 +11,7 @@ from imbal_kernels.formula import by_key
 from imbal_kernels.ops import backends
 from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
 from imbal_kernels.reference import sigmoid as reference
-from imbal_kernels.targets import is_ignored
+from imbal_kernels.targets import holds_object, out_of_range
 
 _ARGUMENTS = (
     "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, Tensor? alpha_per_class, "
@@ -136,11 +136,11 @@ def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int
     if input.dim() == 4:  # the first in the user's order of (image, position, anchor)
         classes, by_anchor = input.shape[2], target.shape
         target = target.transpose(1, 2).reshape(-1).long()
-        wrong = (target < -1) | (target > classes)
+        wrong = out_of_range(target, -1, classes, ignore_index)
         if scores is not None:
             scores = scores.view(by_anchor).transpose(1, 2).reshape(-1)
-            wrong |= (target >= 0) & (target < classes) & ~((scores >= 0) & (scores <= 1))
-        row = int((wrong & ~is_ignored(target, ignore_index)).int().argmax())
+            wrong |= holds_object(target, classes, ignore_index, False) & ~((scores >= 0) & (scores <= 1))
+        row = int(wrong.int().argmax())
     if scores is not None and 0 <= target[row] < classes:
         raise ValueError(f"score {scores[row].item():g} at row {row} is out of range: scores must be in [0, 1]")
     raise ValueError(

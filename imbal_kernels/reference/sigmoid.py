@@ -23,7 +23,7 @@ from imbal_kernels import formula
 from imbal_kernels.arguments import SigmoidProblem, sigmoid_problem
 from imbal_kernels.class_statistics import ClassStatistics, check_statistics
 from imbal_kernels.normalizer import Normalizer
-from imbal_kernels.targets import holds_object, is_ignored
+from imbal_kernels.targets import holds_object, is_ignored, out_of_range
 
 
 def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
@@ -60,12 +60,12 @@ def decode_targets(
         bad = ((target < 0) | (target > 1)) & ~ignored
         return torch.where(ignored | bad, 0, target).to(dtype), ignored, bad
     ids = target.long()
-    bad = ((ids < -1) | (ids > classes)) & ~ignored
+    bad = out_of_range(ids, -1, classes, ignore_index)
     columns = torch.arange(classes, device=ids.device)
     t = ((ids[:, None] == columns) & ~ignored[:, None]).to(dtype)
     if scores is not None:
         known = (scores >= 0) & (scores <= 1)
-        bad = bad | ((ids >= 0) & (ids < classes) & ~ignored & ~known)
+        bad = bad | (holds_object(ids, classes, ignore_index, False) & ~known)
         t = t * torch.where(known, scores, 0.0).to(dtype)[:, None]
     return t, ignored[:, None], bad[:, None]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from imbal_kernels.reference.sigmoid import weigh
 from imbal_kernels.softmax_arguments import SoftmaxProblem, softmax_problem
-from imbal_kernels.targets import holds_object, is_ignored
+from imbal_kernels.targets import holds_object, is_ignored, out_of_range
 
 
 def softmax_loss(problem: SoftmaxProblem) -> Tensor:
@@ -52,8 +52,9 @@ def softmax_loss(problem: SoftmaxProblem) -> Tensor:
 
 def _decode_ids(problem: SoftmaxProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Class ids as int64, the ignored and the bad among them: (N, S) each."""
-    ids, ignored = problem.target.long(), is_ignored(problem.target, problem.ignore_index)
-    return ids, ignored, ((ids < 0) | (ids >= problem.input.shape[1])) & ~ignored
+    ids = problem.target.long()
+    ignored = is_ignored(ids, problem.ignore_index)
+    return ids, ignored, out_of_range(ids, 0, problem.input.shape[1] - 1, problem.ignore_index)
 
 
 def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
