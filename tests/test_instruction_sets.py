@@ -88,6 +88,37 @@ def test_special_values(instruction_set):
     torch.testing.assert_close(grad, torch.tensor([nan, 1, 0, 1, 0, 1, 0] * 9)[:, None], equal_nan=True)
 
 
+@pytest.mark.parametrize("largest", [20, 80])
+@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 2.7, 3])
+def test_confident_background(gamma, largest, instruction_set, exact, assert_within, bound):
+    """Runs of logits in [-87, -1] take a shorter way through a sum, whose loss shows where all are the same."""
+    inside = torch.tensor([-1.0, -1.0000001, -1.3, -4.6, -11.1, -20.0, -45.6, -80.0])
+    for value in inside[inside >= -largest]:
+        x = torch.full((512, 2), value.item(), requires_grad=True)
+        loss = ik.sigmoid_focal_loss(x, torch.full((512,), -1), 0.25, gamma, "sum", normalizer=1024.0)
+        (grad,) = torch.autograd.grad(loss, x)
+        expected = exact(x, torch.zeros_like(x), gamma=gamma)
+        assert_within(loss.detach(), expected.loss[0, 0], bound(gamma, largest=largest))
+        assert_within(grad * 1024, expected.grad, bound(gamma, largest=largest))
+
+
+@pytest.mark.parametrize("odd", [
+    float("nan"), -float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-30, -0.99999994, 3.0, 95.0, -87.00001, -1e30
+])  # fmt: skip
+def test_one_logit_that_is_not_confident(odd, instruction_set):
+    """It and its neighbours get what they get elementwise, where nothing takes the shorter way."""
+    x = torch.linspace(-87, -1, 1024).reshape(512, 2)
+    x[301, 1] = odd
+    x.requires_grad_()
+    ids = torch.full((512,), -1)
+    total = ik.sigmoid_focal_loss(x, ids, gamma=1.0, reduction="sum")
+    each = ik.sigmoid_focal_loss(x, ids, gamma=1.0)
+    grads = [torch.autograd.grad(loss, x)[0] for loss in (total, each.sum())]
+    # Two ways of the same accuracy, (1 + gamma) 1e-5 at such logits, may be twice that apart.
+    torch.testing.assert_close(*grads, rtol=4e-5, atol=0, equal_nan=True)
+    torch.testing.assert_close(total, each.sum(), rtol=4e-5, atol=0, equal_nan=True)
+
+
 def test_same_bits_for_any_number_of_threads(instruction_set):
     x = torch.randn(40_009, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ids = torch.arange(40_009) % 6

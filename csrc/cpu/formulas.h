@@ -32,7 +32,8 @@ inline V times_power(V v, V k, V a, V b, Exponent<A> gamma) {
   return v;
 }
 
-// What every formula starts from: a logit with e = exp(-x) and r = 1 / (1 + e) = sigmoid(x).
+// What every formula starts from: a logit with e = exp(-x) and r = 1 / (1 + e) = sigmoid(x); of confident background,
+// where x is in [-87, -1], e = exp(x) and r = sigmoid(-x).
 template <class V>
 struct Logit {
   V x, e, r;
@@ -44,10 +45,11 @@ struct Modulated {
   V modulation, loss, grad;
 };
 
-// A formula has two forms: for background, which where it mirrors serves positives too, and for any target.
+// A formula has two forms: for background, which where it mirrors serves positives too, and for any target. Where
+// kConfident is set, the first has a cheaper one for confident background, of numbers that are all normal and finite.
 template <class T, int P>
 struct Focal {
-  static constexpr bool kMirrors = true;
+  static constexpr bool kMirrors = true, kConfident = sizeof(T) == 4;
   using A = T;
   using V = Vec<A>;
   Exponent<A> gamma;
@@ -61,13 +63,22 @@ struct Focal {
 
   // t = 0, or a positive by the negated logit; m = sigmoid(x), c = 1 - m:
   //   loss = m^g softplus(x);  dloss/dx = m^g (m + g c softplus(x))
+  template <bool Confident = false>
   Modulated<V> background(Logit<V> l) const {
-    const V m = l.r, c = l.e * l.r, b = log_term(m, c);
-    const V sp = b + at_least(A(0), l.x);
-    const V mg = power<P>(m, at_most(A(0), l.x), b, gamma);
+    V m = l.r, c = l.e * l.r;
+    if constexpr (Confident) std::swap(m, c);
+    V b, sp, log_m = l.x;
+    if constexpr (Confident) {
+      sp = b = minus_log1m_small<P == kPower0>(m);
+    } else {
+      b = log_term(m, c);
+      sp = b + at_least(A(0), l.x);
+      log_m = at_most(A(0), l.x);
+    }
+    const V mg = power<P>(m, log_m, b, gamma);
     if constexpr (P == kPower0) return {mg, sp, m};
     const V gc = P == kPower1 ? c : P == kPower2 ? c + c : c * gamma.whole;
-    return {mg, sp, m + gc * finite(sp)};
+    return {mg, sp, m + gc * (Confident ? sp : finite(sp))};
   }
 
   // Soft targets, label smoothing: k = t + p - 2tp, t' = t (1 - eps) + eps / 2,
@@ -152,8 +163,9 @@ struct Varifocal : Focal<T, P> {
 
   explicit Varifocal(const SigmoidLoss& s) : Focal<T, P>(s), alpha(A(s.negatives)) {}
 
+  template <bool Confident = false>
   Modulated<V> background(Logit<V> l) const {
-    Modulated<V> m = Focal<T, P>::background(l);
+    Modulated<V> m = Focal<T, P>::template background<Confident>(l);
     m.modulation *= alpha;
     return m;
   }
@@ -174,7 +186,7 @@ template <class T, int P>
 struct Asymmetric {
   using A = T;
   using V = Vec<A>;
-  static constexpr bool kMirrors = false;
+  static constexpr bool kMirrors = false, kConfident = false;
   Exponent<A> gamma, gamma_pos;
   A smoothing, clip;
 

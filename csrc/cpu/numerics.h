@@ -55,29 +55,29 @@ struct Roots {
 };
 constexpr Roots kRootTable;
 
-// -x = n ln 2 - r with n a multiple of 1 / kRoots: 2^n from the table, exp(-r) by a short polynomial (5e-8).
-inline VF exp_minus(VF x) {
-  x = limited(x);
+// exp(x) for |x| <= 88. x = n ln 2 + r with n a multiple of 1 / kRoots: 2^n from the table, exp(r) by a short
+// polynomial (5e-8).
+inline VF exp_within(VF x) {
   constexpr float round = 12582912.0f / kRoots;
-  const VF rounded = x * -kLog2E + round, n = rounded - round;
-  const VF r = x + n * 0.693147181f;
+  const VF rounded = x * kLog2E + round, n = rounded - round;
+  const VF r = x - n * 0.693147181f;
 #if defined(IMBAL_AVX512)
   const IF power = (IF)_mm512_permutex2var_epi32(_mm512_load_si512(kRootTable.bits), (__m512i)rounded,
                                                  _mm512_load_si512(kRootTable.bits + 16));
-  const VF p = 1.00001466f - r * 0.49999633f;
+  const VF p = 1.00001466f + r * 0.49999633f;
 #else
   const IF power = (IF)_mm256_permutevar8x32_epi32(*(const __m256i*)kRootTable.bits, (__m256i)rounded);
-  const VF p = 1.0f - r * (0.5000782f - r * 0.16665103f);
+  const VF p = 1.0f + r * (0.5000782f + r * 0.16665103f);
 #endif
-  return (1.0f - p * r) * (VF)(power + ((IF)rounded << (23 - kRootBits)));
+  return (1.0f + p * r) * (VF)(power + ((IF)rounded << (23 - kRootBits)));
 }
 #else
-inline VF exp_minus(VF x) {
-  x = VF{} - limited(x);
+inline VF exp_within(VF x) {
   const VF rounded = x * kLog2E + kRound;
   return exp_polynomial(remainder(x, rounded - kRound)) * to_power_of_two(rounded);
 }
 #endif
+inline VF exp_minus(VF x) { return exp_within(-limited(x)); }
 
 // 1 / d for d >= 1
 inline VF reciprocal(VF d) {
@@ -108,6 +108,25 @@ inline VF minus_log1m(VF y) {
     p = p * y + 0.1875325f;
     p = p * y + 0.33891103f;
     p = p * y + 0.49981675f;
+    p = p * y + 1.00000095f;
+  }
+  return p * y;
+}
+
+// The same for y in [0, sigmoid(-1)]: 9.6e-8, or 9.9e-7
+template <bool Exact>
+inline VF minus_log1m_small(VF y) {
+  VF p;
+  if constexpr (Exact) {
+    p = y * 0.36906988f + 0.12616162f;
+    p = p * y + 0.26154268f;
+    p = p * y + 0.33253807f;
+    p = p * y + 0.50001967f;
+    p = p * y + 0.99999994f;
+  } else {
+    p = y * 0.37414011f + 0.2032696f;
+    p = p * y + 0.33811808f;
+    p = p * y + 0.49983355f;
     p = p * y + 1.00000095f;
   }
   return p * y;

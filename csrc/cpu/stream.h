@@ -40,9 +40,26 @@ struct Prepared {
   // logit(v): vector v.
   template <class F>
   Prepared(int64_t first, int64_t last, F logit) {
-    for (int64_t v = first; v < last; ++v) e[v] = exp_minus(logit(v));
-    for (int64_t v = first; v < last; ++v) r[v] = reciprocal(A(1) + e[v]);
+    for (int64_t v = first; v < last; ++v) e[v - first] = exp_minus(logit(v));
+    for (int64_t v = 0; v < last - first; ++v) r[v] = reciprocal(A(1) + e[v]);
   }
+};
+
+// Vectors that are looked at together: longer runs are less often confident throughout, shorter ones pay for the look.
+constexpr int kGroup = 16;
+
+// Whether every logit is in [-87, -1], where the exponential needs no limits and the softplus no cases. Bits of
+// negative numbers grow with their size, those of a NaN and of an infinity beyond all others.
+struct Confident {
+  typedef uint32_t Bits __attribute__((vector_size(IMBAL_BYTES)));
+  static constexpr uint32_t kLeast = 0xbf800000, kMost = 0xc2ae0000;
+  Bits top = {};
+
+  void look(VF x) {
+    const Bits above = (Bits)x - kLeast;
+    top = above > top ? above : top;
+  }
+  bool all() const { return !any<float>((IF)(top > kMost - kLeast)); }
 };
 
 // Vectors of nothing but background and no factor but the scalars: nearly all of a detector's outputs.
@@ -50,16 +67,38 @@ template <class F, class A = typename F::A>
 Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int64_t first, int64_t last) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
-  const Prepared<A> p(first, last, [&](int64_t v) {
+  const A grad_factor = k.negative * k.grad_scale;
+  V sum = {}, run;  // of all groups and of one: adding few numbers at a time rounds off less
+  auto take = [&](int64_t v, Modulated<V> m) {
+    run += m.modulation * m.loss;
+    if (o.grad) store(o.grad + v * W, V(m.modulation * grad_factor * m.grad), o.past_caches);
+  };
+  auto logit = [&](int64_t v) {
     __builtin_prefetch(o.x + v * W + kAhead);
     return load(o.x + v * W);
-  });
-  const A grad_factor = k.negative * k.grad_scale;
-  V sum = {};
-  for (int64_t v = first; v < last; ++v) {
-    const auto m = formula.background({load(o.x + v * W), p.e[v], p.r[v]});
-    sum += m.modulation * m.loss;
-    if (o.grad) store(o.grad + v * W, V(m.modulation * grad_factor * m.grad), o.past_caches);
+  };
+  for (int64_t next; first < last; first = next, sum += run) {
+    next = first + kGroup < last ? first + kGroup : last;
+    run = V{};
+    if constexpr (F::kConfident) {
+      Confident confident;
+      V e[kGroup];
+      for (int64_t v = first; v < next; ++v) {
+        const V x = logit(v);
+        confident.look(x);
+        e[v - first] = exp_within(x);
+      }
+      if (confident.all()) {
+        for (int64_t v = first; v < next; ++v) {
+          const V own = e[v - first], r = reciprocal(A(1) + own);
+          take(v, formula.template background<true>({load(o.x + v * W), own, r}));
+        }
+        continue;
+      }
+    }
+    const Prepared<A> p(first, next, logit);
+    for (int64_t v = first; v < next; ++v)
+      take(v, formula.background({load(o.x + v * W), p.e[v - first], p.r[v - first]}));
   }
   return weigh(V{} + k.negative, sum);
 }
@@ -87,9 +126,9 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
     Element<V> e;
     if constexpr (Soft) {
       f = o.factor ? load(o.factor + i) : t * k.positive + (one - t) * k.negative;
-      e = formula.soft({logit(v), p.e[v], p.r[v]}, t, pw);
+      e = formula.soft({logit(v), p.e[v - first], p.r[v - first]}, t, pw);
     } else {
-      const auto m = formula.background({logit(v), p.e[v], p.r[v]});
+      const auto m = formula.background({logit(v), p.e[v - first], p.r[v - first]});
       f = o.factor ? load(o.factor + i) : is_pos ? zero + k.positive : zero + k.negative;
       f *= m.modulation * (is_pos ? pw : one);
       e = {m.loss, is_pos ? -m.grad : m.grad};
