@@ -10,8 +10,9 @@ from .launch import Launch, cdiv, interpreted, on_device
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 # itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
 TILE = {2: (128, 9), 4: (128, 7), 8: (64, 1)}
-MIXED_TILES = 2  # at most, where a tile holds targets of its own or p is clipped; 1 for both
+MIXED_TILES = 2  # at most, where a tile holds targets of its own, or weights and p is clipped; 1 for both
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
+CLIPPED_TILES = 5  # at most, where p is clipped
 SUM_BLOCK = 1024
 TWO_ROWS_TILES = 8
 # Formula -> its form for any target, and how alpha goes with it: mixed by the target, or by whether it is 0.
@@ -95,10 +96,12 @@ def plan(
     modes = [_mode(tensor, input.shape) for tensor in weights]
     if formula is formulas.asymmetric:
         tiles = 1
-    elif positive is None or clip > 0:
+    elif positive is None:
         tiles = min(tiles, MIXED_TILES)
     elif any(mode in ("class", "full") for mode in modes):
-        tiles = min(tiles, WEIGHTED_TILES)
+        tiles = min(tiles, MIXED_TILES if clip > 0 else WEIGHTED_TILES)
+    elif clip > 0:
+        tiles = min(tiles, CLIPPED_TILES)
     if span == "two rows":
         tiles = min(tiles, TWO_ROWS_TILES)
         weight, pos_weight, alpha_per_class = (
