@@ -102,7 +102,8 @@ def _case(taken=(), **options):
     return Case(lambda: sigmoid_launch(**options), taken)
 
 
-def _softmax(classes, taken=1, positions=(), **options):  # one branch: round what a row with a +inf needs
+def _softmax(classes, taken=3, positions=(), **options):
+    """taken: round what a row with a +inf needs, or of a few classes what the last program does for each tensor."""
     return Case(lambda: softmax_launch((16 if positions else ROWS, classes, *positions), **options), taken)
 
 
@@ -141,7 +142,16 @@ CASES = {
     "softmax fp32 C=2": _softmax(2),
     "softmax fp32 C=3": _softmax(3),
     "softmax fp32 C=4": _softmax(4),
+    "softmax fp32 C=5": _softmax(5),
+    "softmax bf16 C=3": _softmax(3, dtype=BF16),
+    "softmax focal fp32 C=2 weight": _softmax(2, gamma=2.0, weight=True),
+    "softmax focal fp32 C=3 probabilities": _softmax(3, gamma=2.0, probabilities=True),
+    "softmax focal fp32 C=8 smoothing, weight": _softmax(8, gamma=2.0, smoothing=0.1, weight=True),
+    "softmax fp64 C=4": _softmax(4, None, dtype=FP64),
+    "softmax fp32 C=9": _softmax(9),
     "softmax fp32 C=10": _softmax(10),
+    "softmax fp32 C=17": _softmax(17),
+    "softmax bf16 C=33": _softmax(33, dtype=BF16),
     "softmax fp32 C=64": _softmax(64),
     "softmax fp32 C=80": _softmax(80),
     "softmax bf16 C=80": _softmax(80, dtype=BF16),
@@ -156,6 +166,9 @@ CASES = {
     "softmax fp32 C=16384": _softmax(16384),
     "softmax focal fp32 C=80": _softmax(80, gamma=2.0),
     "softmax focal fp32 C=1000 general gamma, weight": _softmax(1000, gamma=2.7, weight=True),
+    "softmax fp32 C=16384 probabilities": _softmax(16384, None, probabilities=True),
+    "softmax focal bf16 C=16384 probabilities": _softmax(16384, None, dtype=BF16, gamma=2.0, probabilities=True),
+    "softmax fp32 C=8192 probabilities": _softmax(8192, probabilities=True),
     "softmax focal fp32 C=80 smoothing, weight": _softmax(80, gamma=2.0, smoothing=0.1, weight=True),
     "softmax focal fp32 C=80 probabilities": _softmax(80, gamma=2.0, probabilities=True),
     "softmax fp64 C=1000": _softmax(1000, None, dtype=FP64),
@@ -192,6 +205,8 @@ def _source(launch: Launch) -> ASTSource:
 
 def _elements(args: dict[str, Any]) -> int:
     """What a program works on: true logits of whole rows, what its tiles hold, or what one step of a loop does."""
+    if "CLASSES" in args:
+        return 4 * args["THREADS"] * args["CLASSES"]
     if "ROWS" in args:
         return args["ROWS"] * args["x_ptr"].shape[1]
     if "STEP" in args:

@@ -1,10 +1,8 @@
 """Losses straight from a detector's head: several levels of (N, A * C, H, W), read where they are."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from imbal_kernels import ops
@@ -91,4 +89,4 @@ def dense_focal_loss(
         process_group=process_group, scores=scores, count=ops.count_targets, **options,
     )  # fmt: skip
     check_statistics(statistics, num_classes, levels[0])
-    return functools.reduce(torch.add, [ops.sigmoid_loss(problem, statistics) for problem in problems])
+    return ops.sigmoid_losses(problems, statistics)

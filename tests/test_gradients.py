@@ -166,9 +166,9 @@ def calls(monkeypatch):
     """The (loss_mode, want_grad) of every call of the raw op."""
     seen, family = [], FAMILIES["sigmoid"]
 
-    def record(problem, upstream, loss_mode, want_grad):
+    def record(problems, upstream, loss_mode, want_grad):
         seen.append((loss_mode, want_grad))
-        return family.raw(problem, upstream, loss_mode, want_grad)
+        return family.raw(problems, upstream, loss_mode, want_grad)
 
     monkeypatch.setitem(FAMILIES, "sigmoid", family._replace(raw=record))
     return seen
@@ -224,9 +224,9 @@ def test_autocast_makes_no_copy_of_the_logits(device, monkeypatch):
     x, t = random_problem(device, torch.bfloat16)
     seen, family = [], FAMILIES["sigmoid"]
 
-    def record(problem, *args):
-        seen.append(problem.input)
-        return family.raw(problem, *args)
+    def record(problems, *args):
+        seen.append(problems[0].input)
+        return family.raw(problems, *args)
 
     monkeypatch.setitem(FAMILIES, "sigmoid", family._replace(raw=record))
     with torch.autocast(device, torch.bfloat16):

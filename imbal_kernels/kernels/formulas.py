@@ -226,21 +226,28 @@ def clipped(x, w, parameters, KINDS: tl.constexpr, TERMS: tl.constexpr, FAST: tl
     dloss/dx = w y^gamma p q (gamma u / y + 1 / (1 - y)), 0 where y is. u is finite: 1 - y is at least the clip.
     """
     KIND: tl.constexpr = KINDS[0]
-    p, q, tail, up, down = _sides(x, TERMS, FAST)
+    if x.dtype == tl.float64:
+        e = tl.exp(-x)
+    else:
+        e = nm.exp2(x * -nm.LOG2E, FAST)
+    p = nm.reciprocal(1.0 + e, FAST)
+    q = nm.product_to_1(e, p, FAST)  # 0 where e overflows, which is far below any clip
     clip = parameters[3]
-    above = tl.where(x < 0, p - clip, (1.0 - clip) - q)
-    y = tl.maximum(above, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    y = tl.maximum(p - clip, 0.0, propagate_nan=tl.PropagateNan.ALL)
     rest = q + clip  # 1 - y, where y is not 0
-    u = tl.where(y > 0.5, nm.log2(rest, FAST) * -nm.LN2, nm.minus_log1m(nm.minimum(y, 0.5, FAST), TERMS))
+    u = tl.where(y > 0.5, nm.log2(rest, FAST) * -nm.LN2, nm.minus_log1m(y, TERMS))
+    slope = nm.reciprocal(rest, FAST)
+    if KIND >= 2:  # gamma y^(gamma - 1), not gamma y^gamma / y
+        power = nm.times_power(w, y, KIND - 2, FAST)
+        return power * y, u, power * (p * q) * (y * slope + (KIND / 2) * u)
     if KIND == GENERAL:
         power = w * nm.exp_of_product(nm.log2(y, FAST) * -nm.LN2, parameters[1] * nm.LOG2E, FAST)
     else:
         power = nm.times_power(w, y, KIND, FAST)
-    slope = nm.reciprocal(rest, FAST)
     if KIND != 0:
         inverse = nm.reciprocal(tl.maximum(y, _tiny(x.dtype)), FAST)
         slope += _gamma(parameters[1], KIND, x.dtype) * (u * inverse)
-    return power, u + y * 0.0, tl.where(above <= 0, 0.0, power * (p * q) * slope)
+    return power, u, tl.where(y == 0, 0.0, power * (p * q) * slope)
 
 
 @triton.jit

@@ -23,14 +23,27 @@ from . import numerics as nm
 
 @triton.jit
 def label_of_row(ptr, row, mask, C, ignore_index):
+    return judged(tl.load(ptr + row, mask=mask, other=0), mask, C, ignore_index)
+
+
+@triton.jit
+def judged(label, mask, C, ignore_index):
     """(label, counted, known), judged in 64 bits: what is neither ignored nor 0 ... C - 1 is not known."""
-    label = tl.load(ptr + row, mask=mask, other=0).to(tl.int64)
-    return label.to(tl.int32), mask & (label != ignore_index), (label >= 0) & (label < C)
+    label = label.to(tl.int64)
+    return label.to(tl.int32), mask & (label != ignore_index), label.to(tl.uint64) < C
 
 
 @triton.jit
 def scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM: tl.constexpr, row, mask, T: tl.constexpr):
-    """(scale of the loss, scale of the gradient)"""
+    upstream = 1.0
+    if UPSTREAM == "row":
+        upstream = tl.load(upstream_ptr + row, mask=mask, other=0.0).to(T)
+    return scale_of(scale, scale_ptr, upstream_ptr, upstream, UPSTREAM, T)
+
+
+@triton.jit
+def scale_of(scale, scale_ptr, upstream_ptr, upstream, UPSTREAM: tl.constexpr, T: tl.constexpr):
+    """(scale of the loss, scale of the gradient); upstream is the rows', where they have their own."""
     scale = tl.full((), scale, T)
     if scale_ptr is not None:
         scale *= tl.load(scale_ptr).to(T)
@@ -39,14 +52,24 @@ def scale_of_row(scale, scale_ptr, upstream_ptr, UPSTREAM: tl.constexpr, row, ma
     elif UPSTREAM == "scalar":
         return scale, scale * tl.load(upstream_ptr).to(T)
     else:
-        return scale, scale * tl.load(upstream_ptr + row, mask=mask, other=0.0).to(T)
+        return scale, scale * upstream
 
 
 @triton.jit
 def largest(x):
     """x, the largest number for +inf; a NaN stays one."""
-    MAX: tl.constexpr = 1.7976931348623157e308 if x.dtype == tl.float64 else 3.4028234663852886e38
-    return tl.where(x == float("inf"), MAX, x)
+    return tl.where(x == float("inf"), _max(x.dtype), x)
+
+
+@triton.jit
+def _max(T: tl.constexpr):
+    return 1.7976931348623157e308 if T == tl.float64 else 3.4028234663852886e38
+
+
+@triton.jit
+def _finite(top):
+    """The nearest number to an infinity."""
+    return tl.minimum(tl.maximum(top, -_max(top.dtype)), _max(top.dtype))
 
 
 @triton.jit
@@ -56,19 +79,13 @@ def level_of(top):
 
 
 @triton.jit
-def _settle(x, top):
-    """Beside a +inf, which counts as 0, any number is -inf."""
-    return tl.where(top == float("inf"), tl.where(x == float("inf"), 0.0, x - float("inf")), x)
-
-
-@triton.jit
 def _infinite_beside(top, deficit):
     """A sum of a_j (top - x_j), infinite where the largest number has stood for a top of +inf."""
     return tl.where((top == float("inf")) & (deficit != 0), deficit * float("inf"), deficit)
 
 
 @triton.jit
-def _finite(bce):
+def _bounded(bce):
     return tl.minimum(bce, 1e30, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -77,13 +94,13 @@ def base_of(top, T: tl.constexpr):
     """(rate, shift): powers are 2^(x rate - shift), with rate log2e.
 
     The rounding of the shift grows with the logits and would at last be out of range. So large, different logits
-    lie so far apart that one power is 1 and the others 0 in any base, and with rate 1 nothing is rounded.
+    lie so far apart that one power is 1 and the others 0 in any base, and with rate 1 nothing is rounded. Where every
+    logit is -inf the powers are 0, and that of a number beside them is infinite or, of the least, 1.
     """
     HUGE: tl.constexpr = 2.0**60 if T == tl.float64 else 2.0**29
     top = largest(top)
     rate = tl.where(tl.abs(top) >= HUGE, tl.full((), 1.0, T), tl.full((), nm.LOG2E, T))
-    # 0 where every logit is -inf, which gives powers of 0.
-    return rate, tl.where(top == float("-inf"), 0.0, top * rate)
+    return rate, tl.maximum(top * rate, -_max(T))
 
 
 @triton.jit
@@ -92,9 +109,19 @@ def power_of(x, base, FAST: tl.constexpr):
 
 
 @triton.jit
-def _log_of_sum(total, top, base):
-    """log of the sum of exp(x - top), from that of the powers."""
-    return tl.log(total) - tl.fma(top, base[0], -base[1]) * nm.LN2
+def odds_of(x, power, top, others, log_others, FAST: tl.constexpr):
+    """(z, e = exp(-z), 1 / others, log of the sum of exp(x_j - top), x - top) from y's logit, no more than the largest
+    number, its power, the sum of the others' and its logarithm, whose absolute error counts: it is never a factor.
+    """
+    # Beside a +inf any number is -inf, but for the largest, which counts as infinite too.
+    beside = (top == float("inf")) & (x < _max(x.dtype))
+    base = base_of(top, x.dtype)
+    top = _finite(top)
+    ahead = x - top
+    log_others -= tl.fma(top, base[0], -base[1]) * nm.LN2
+    inverse = nm.reciprocal(others, FAST)
+    z = log_others - tl.where(beside, float("-inf"), ahead)
+    return z, power * inverse, tl.where(others == 0, 0.0, inverse), log_others, ahead
 
 
 @triton.jit
@@ -107,22 +134,15 @@ def _gamma(gamma, KIND: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def terms_of_id(
-    x, top, others, deficit, rest, w, flat, smoothing, scale, gamma,
+    odds, top, deficit, rest, w, flat, smoothing, scale, gamma,
     KIND: tl.constexpr, SMOOTH: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """(loss, a, b, c): the gradient is e_j a - w_j b at j != y and c at y; scale is (loss's, gradient's).
 
-    x: the label's logit, w: its weight, deficit: sum of w_j (top - x_j), rest: sum of w_j, over j != y.
+    w: the label's weight, deficit: sum of w_j (top - x_j), rest: sum of w_j, over j != y.
     """
-    T: tl.constexpr = x.dtype
-    deficit, x, top = _infinite_beside(top, deficit), _settle(x, top), _settle(top, top)
-    base = base_of(top, T)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    log_others = _log_of_sum(others, top, base)
-    z = log_others - (x - top)
-    inverse = tl.where(others == 0, 0.0, nm.reciprocal(others, FAST))
-    alone = tl.where(x == float("-inf"), float("nan"), float("inf"))
-    e = tl.where(others == 0, alone, power_of(x, base, FAST) * inverse)
+    z, e, inverse, log_others, ahead = odds
+    T: tl.constexpr = z.dtype
     if not SMOOTH:
         a, b, slope = formulas.background_of(z, e, w, gamma, KIND, True, TERMS, FAST)
         return a * b * scale[0], slope * scale[1] * inverse, 0.0, -slope * scale[1]
@@ -131,9 +151,9 @@ def terms_of_id(
         p = tl.where(e == float("inf"), 1.0, e * q)
         tail = nm.minus_log1m(nm.minimum(p, q, FAST), TERMS)
         u = tail + tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        level = tl.where(z > 0, log_others, x - top) + tail  # log of the sum over all classes, less top
+        level = tl.where(z > 0, log_others, ahead) + tail  # log of the sum over all classes, less top
         own = w * (1.0 - smoothing + flat)
-        spread = flat * (deficit + tl.where(rest == 0, 0.0, rest * level))
+        spread = flat * (_infinite_beside(top, deficit) + tl.where(rest == 0, 0.0, rest * level))
         bce = tl.where(own == 0, 0.0, own * u) + spread
         if KIND == formulas.GENERAL:
             power = nm.exp_of_product(tail - tl.minimum(z, 0.0), gamma * nm.LOG2E, FAST)
@@ -141,7 +161,7 @@ def terms_of_id(
             power = nm.times_power(tl.full((), 1.0, T), q, KIND, FAST)
         bend = 0.0
         if KIND != 0:
-            bend = _gamma(gamma, KIND, T) * p * _finite(bce)
+            bend = _gamma(gamma, KIND, T) * p * _bounded(bce)
         loss = tl.where(power == 0, 0.0, power * bce)
         power = power * scale[1]
         a = power * ((own + flat * rest) * q + bend) * inverse
@@ -157,10 +177,9 @@ def terms_of_probabilities(
     deficit: sum of a_j (top - x_j), mass: sum of a_j, target_mass: sum of t_j, hit: sum of t_j e_j.
     """
     T: tl.constexpr = total.dtype
-    deficit, top = _infinite_beside(top, deficit), _settle(top, top)
-    base = base_of(top, T)
+    deficit, base, top = _infinite_beside(top, deficit), base_of(top, T), _finite(top)
     inverse = nm.reciprocal(total, FAST)
-    bce = deficit + mass * _log_of_sum(total, tl.where(top == float("-inf"), 0.0, top), base)
+    bce = deficit + mass * (tl.log(total) - tl.fma(top, base[0], -base[1]) * nm.LN2)
     if KIND == 0:
         return bce * scale[0], mass * inverse * scale[1], scale[1], 0.0, 0.0
     else:
@@ -171,7 +190,7 @@ def terms_of_probabilities(
             power = tl.exp2(gamma.to(T) * tl.log2(k))
         else:
             power = nm.times_power(tl.full((), 1.0, T), k, KIND, FAST)
-        bend = _gamma(gamma, KIND, T) * power / tl.maximum(k, TINY, propagate_nan=tl.PropagateNan.ALL) * _finite(bce)
+        bend = _gamma(gamma, KIND, T) * power / tl.maximum(k, TINY, propagate_nan=tl.PropagateNan.ALL) * _bounded(bce)
         # Where one class has all, its t is the mean, but for a rounding that an infinite entropy would blow up.
         alone = (bce == float("inf")) & (total == power_of(top, base, FAST))
         bend = tl.where((k == 0) | alone, 0.0, bend) * inverse * scale[1]

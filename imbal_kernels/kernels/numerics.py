@@ -171,3 +171,29 @@ def replace_pairs(grad, codes):
         selp.b32 $0, fill, $1, skip; }""",
         "=r,r,r,r", [grad, codes], dtype=grad.dtype, is_pure=True, pack=2,
     )  # fmt: skip
+
+
+@triton.jit
+def fma_unless_equal(i, j, a, b, c, FAST: tl.constexpr):
+    """c where i is j, else a * b + c; the asm is two instructions."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            """{ .reg .pred p;
+            setp.ne.b32 p, $1, $2;
+            @p fma.rn.f32 $0, $3, $4, $0; }""",
+            "=r,r,r,r,r,0", [i, j, a, b, c], dtype=tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return tl.where(i == j, c, a * b + c)
+
+
+@triton.jit
+def replaced(x, keep, fill, FAST: tl.constexpr):
+    """The bits of x that keep has, and those of fill; halves in pairs."""
+    if FAST:
+        PACK: tl.constexpr = 2 if keep.dtype == tl.int16 else 1
+        return tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, $2, $3, 0xEA;", "=r,r,r,r", [x, keep, fill], dtype=x.dtype, is_pure=True, pack=PACK
+        )
+    else:
+        return ((x.to(keep.dtype, bitcast=True) & keep) | fill).to(x.dtype, bitcast=True)

@@ -17,6 +17,7 @@ from .logits import (
     label_of_row,
     largest,
     level_of,
+    odds_of,
     power_of,
     scale_of_row,
     terms_of_id,
@@ -211,8 +212,10 @@ def online_kernel(
         w = tl.full((RESULTS,), 1.0, T)
         if weight_ptr is not None:
             w = tl.load(weight_ptr + label, mask=here, other=0.0)
+        x_label = largest(x_label)
+        odds = odds_of(x_label, power_of(x_label, (rate, shift), FAST), top, total, tl.log(total), FAST)
         loss, factor, b, c = terms_of_id(
-            x_label, top, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
+            odds, top, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
         )
         mean = none
     loss = tl.where(here, loss, fill)

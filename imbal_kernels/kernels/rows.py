@@ -17,6 +17,7 @@ from .logits import (
     label_of_row,
     largest,
     level_of,
+    odds_of,
     power_of,
     scale_of_row,
     terms_of_id,
@@ -189,8 +190,10 @@ def row_kernel(
         w = 1.0
         if weight_ptr is not None:
             w = tl.load(weight_ptr + label, mask=here, other=0.0)
+        x_label = largest(x_label)
+        odds = odds_of(x_label, power_of(x_label, base_of(top, T), FAST), top, total, tl.log(total), FAST)
         loss, a, b, c = terms_of_id(
-            x_label, top, total, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
+            odds, top, deficit, mass, w, flat, smoothing, scales, gamma, KIND, SMOOTH, TERMS, FAST
         )
         fill = tl.where(counted, float("nan"), 0.0).to(T)
     loss = tl.where(here, loss, fill)

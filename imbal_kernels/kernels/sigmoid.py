@@ -10,8 +10,9 @@ from .launch import Launch, cdiv, interpreted, on_device
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 # itemsize of the logits -> vectors a tile, tiles a program: the longest that stay within 144 registers
 TILE = {2: (128, 9), 4: (128, 7), 8: (64, 1)}
-MIXED_TILES = 2  # at most, where a tile holds targets of its own or p is clipped; 1 for both
+MIXED_TILES = 2  # at most, where a tile holds targets of its own, or weights and p is clipped; 1 for both
 WEIGHTED_TILES = 4  # at most, where it holds weights by element
+CLIPPED_TILES = 5  # at most, where p is clipped
 SUM_BLOCK = 1024
 TWO_ROWS_TILES = 8
 # Formula -> its form for any target, and how alpha goes with it: mixed by the target, or by whether it is 0.
@@ -24,7 +25,7 @@ SOFT = {
 LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 
 
-def _mode(tensor: torch.Tensor | None, shape: tuple[int, int]) -> str:
+def mode_of(tensor: torch.Tensor | None, shape: tuple[int, int]) -> str:
     """How the kernel reads an optional tensor, told by its shape."""
     if tensor is None:
         return "none"
@@ -60,18 +61,37 @@ def _terms(itemsize: int, kind: int) -> int:
     return 7 if kind >= 2 else 8
 
 
-def _formula(target: torch.Tensor, span: str, label_smoothing: float, name: str, scored: bool, clip: float):
-    """(formula, formula of the positives where they are patched in, what the formula's targets are)"""
-    dense = target.dim() == 2
-    if name not in SOFT:
-        own = by_key(name).triton
-        return (own, None, "soft") if dense or span == "many rows" else (own, own, "background")
-    soft, targets = SOFT[name]
-    if label_smoothing != 0 or (dense and target.is_floating_point()):
-        return soft, None, targets
-    if dense or span == "many rows":
-        return (soft, None, targets) if scored or clip else (formulas.hard, None, "hard")
-    return formulas.background, soft if scored else formulas.positive, "background"
+def specialise(
+    itemsize, mixed, patched, weight, pos_weight, alpha_per_class, scores, alpha, gamma, label_smoothing, scale, name,
+    gamma_pos, clip,
+):  # fmt: skip
+    """A kernel's arguments that say how an element is evaluated, whatever the layout.
+
+    mixed: targets may lie between 0 and 1; patched: positives may be written after the background.
+    """
+    positive, own = None, name not in SOFT
+    soft, targets = (by_key(name).triton, "soft") if own else SOFT[name]
+    formula = soft
+    if patched and not mixed:
+        formula, targets = (soft if own else formulas.background), "background"
+        positive = soft if own or scores is not None else formulas.positive
+    elif not (own or mixed or scores is not None or clip):
+        formula, targets = formulas.hard, "hard"
+    kind = _kind(gamma)
+    kind_pos = formulas.SAME.value if name in ("focal", "quality_focal") else _kind(gamma_pos)
+    least_kind = kind if kind_pos == formulas.SAME.value else min(kind, kind_pos)
+    alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
+    if name == "varifocal":
+        alpha_pos, alpha_neg = 1.0, alpha
+    # A pos_weight is the patch's, where there is one. A scale_tensor of 0 would have to be read.
+    factors = (weight, alpha_per_class) if positive is not None else (weight, pos_weight, alpha_per_class)
+    zero = any(f is not None for f in factors) or 0 in (alpha_pos * scale, alpha_neg * scale) or label_smoothing != 0
+    return dict(
+        alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
+        gamma_pos=gamma_pos, clip=clip, FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind,
+        KIND_POS=kind_pos, CLIP=clip > 0, OWN=own, ZERO=zero, TERMS=_terms(itemsize, least_kind),
+        FAST=itemsize < 8 and not interpreted(),
+    )  # fmt: skip
 
 
 def plan(
@@ -86,19 +106,23 @@ def plan(
     dense = target.dim() == 2
     if target.dtype == torch.bool:
         target = target.view(torch.uint8)
-    kind, span = _kind(gamma), _span(classes)
+    span = _span(classes)
     vectors, tiles = TILE[itemsize]
-    formula, positive, targets = _formula(target, span, label_smoothing, name, scores is not None, clip)
-    kind_pos = formulas.SAME.value if name in ("focal", "quality_focal") else _kind(gamma_pos)
-    least_kind = kind if kind_pos == formulas.SAME.value else min(kind, kind_pos)
+    element = specialise(
+        itemsize, label_smoothing != 0 or (dense and target.is_floating_point()), not dense and span != "many rows",
+        weight, pos_weight, alpha_per_class, scores, alpha, gamma, label_smoothing, scale, name, gamma_pos, clip,
+    )  # fmt: skip
+    positive = element["POSITIVE"]
     weights = (weight, pos_weight, alpha_per_class)
-    modes = [_mode(tensor, input.shape) for tensor in weights]
-    if formula is formulas.asymmetric:
+    modes = [mode_of(tensor, input.shape) for tensor in weights]
+    if element["FORMULA"] is formulas.asymmetric:
         tiles = 1
-    elif positive is None or clip > 0:
+    elif positive is None:
         tiles = min(tiles, MIXED_TILES)
     elif any(mode in ("class", "full") for mode in modes):
-        tiles = min(tiles, WEIGHTED_TILES)
+        tiles = min(tiles, MIXED_TILES if clip > 0 else WEIGHTED_TILES)
+    elif clip > 0:
+        tiles = min(tiles, CLIPPED_TILES)
     if span == "two rows":
         tiles = min(tiles, TWO_ROWS_TILES)
         weight, pos_weight, alpha_per_class = (
@@ -108,12 +132,6 @@ def plan(
     block = vectors * tiles * 16
     patches = cdiv(block // classes + 2, vectors) if positive is not None else 0
     programs = cdiv(numel, block)
-    alpha_pos, alpha_neg = (1.0, 1.0) if alpha < 0 or alpha_per_class is not None else (alpha, 1.0 - alpha)
-    if name == "varifocal":
-        alpha_pos, alpha_neg = 1.0, alpha
-    # A pos_weight is the patch's, where there is one. A scale_tensor of 0 would have to be read.
-    factors = weights if positive is None else (weight, alpha_per_class)
-    zero = any(f is not None for f in factors) or 0 in (alpha_pos * scale, alpha_neg * scale) or label_smoothing != 0
     log2_classes = classes.bit_length() - 1
 
     grad = torch.empty_like(input) if want_grad else input.new_empty(0)
@@ -126,24 +144,26 @@ def plan(
     else:
         loss = input.new_empty(0)
 
-    args = dict(
+    args = element | dict(
         x_ptr=input, target_ptr=target, weight_ptr=weight, pos_weight_ptr=pos_weight, alpha_ptr=alpha_per_class,
         scores_ptr=scores, scale_ptr=scale_tensor, upstream_ptr=upstream, loss_ptr=partial,
         grad_ptr=grad if want_grad else None, numel=numel, C=classes, ignore_index=ignore_index,
         # Quotients by C are multiplications in the kernel.
         multiplier=(1 << 31 + log2_classes) // classes + 1, shift=log2_classes, row_multiplier=(1 << 63) // classes + 1,
-        alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
-        gamma_pos=gamma_pos, clip=clip, FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind,
-        KIND_POS=kind_pos, CLIP=clip > 0, DENSE=dense, WEIGHT=modes[0], POS_WEIGHT=modes[1], ALPHA=modes[2],
-        SCORES="none" if scores is None else "row", OWN=name not in SOFT, UPSTREAM=_mode(upstream, input.shape),
-        LOSS=LOSSES[loss_mode], SPAN=span, PATCHES=patches, ZERO=zero, TERMS=_terms(itemsize, least_kind),
-        FAST=itemsize < 8 and not interpreted(), VECTORS=vectors, TILES=tiles,
+        DENSE=dense, WEIGHT=modes[0], POS_WEIGHT=modes[1], ALPHA=modes[2], SCORES="none" if scores is None else "row",
+        UPSTREAM=mode_of(upstream, input.shape), LOSS=LOSSES[loss_mode], SPAN=span, PATCHES=patches, VECTORS=vectors,
+        TILES=tiles,
     )  # fmt: skip
     launches = [Launch(streaming.sigmoid_kernel, programs, args)] if numel else []
     if loss_mode == SUM:
-        finish = dict(partial_ptr=partial, scale_ptr=scale_tensor, out_ptr=loss, count=programs, BLOCK=SUM_BLOCK)
-        launches.append(Launch(streaming.sum_kernel, 1, finish))
+        launches.append(sum_of(partial, scale_tensor, loss))
     return loss, grad, launches
+
+
+def sum_of(partial, scale_tensor, loss):
+    """The launch that adds up what the programs left."""
+    args = dict(partial_ptr=partial, scale_ptr=scale_tensor, out_ptr=loss, count=partial.numel(), BLOCK=SUM_BLOCK)
+    return Launch(streaming.sum_kernel, 1, args)
 
 
 def sigmoid_loss(

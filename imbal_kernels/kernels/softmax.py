@@ -5,20 +5,27 @@ from typing import Any
 
 import torch
 
-from . import formulas, online, rows, streaming
+from . import formulas, narrow, online, rows, streaming
 from .launch import Launch, cdiv, interpreted, on_device
 
 NO_LOSS, ELEMENTWISE, SUM = 0, 1, 2
 LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 SUM_BLOCK = 1024
+# By itemsize: classes up to which a thread takes four whole rows. With more they are longer than a line of the cache,
+# 128 bytes, and each access of a warp is to 32 lines; with fp64 they do not fit in registers.
+NARROW = {2: 8, 4: 8, 8: 4}
+THREADS, WARPS = 128, 4
 # Classes at most -> rows a program, width of a tile, warps. 30 to 80 logits a thread, few of its lanes to a row: a
 # row's sums are made in registers as far as they can be. A row that needs several warps has a program to itself.
 ROWS = {
-    3: (128, 2, 1), 4: (128, 4, 1), 10: (64, 2, 1), 16: (64, 4, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1),
+    10: (64, 2, 1), 16: (64, 4, 1), 40: (32, 8, 1), 128: (16, 16, 1), 256: (8, 32, 1), 512: (4, 64, 1),
     1024: (2, 128, 1), 2048: (1, 128, 1), 4096: (1, 256, 2), 8192: (1, 512, 4), 16384: (1, 1024, 8),
 }  # fmt: skip
-# Classes from which on the whole vectors of unaligned rows move as such.
-PEELED = 64
+# Classes up to which more than logits fit in a row's registers: other sums beside theirs, or fp64.
+ALONE = 8192
+# Classes from which on the whole vectors of unaligned rows move as such, and up to which those are four at most: there
+# are two vectors of ends to a row.
+PEELED, SHORT = 17, 40
 # Beyond, by itemsize: step, lanes (16 bytes a thread), warps.
 ONLINE = {2: (4, 2048, 8), 4: (4, 1024, 8), 8: (4, 512, 8)}
 # (N, C, S), by itemsize: four classes at a time of 16 bytes' worth of positions a thread.
@@ -40,19 +47,22 @@ def _layout(input: torch.Tensor, sums: bool) -> tuple[Any, int, int, dict[str, A
         shape = dict(classes=classes, blocks=blocks, INSIDE=True, STEP=step, LANES=lanes)
         shape |= dict(groups=positions // vector, VECTOR=vector, PEEL=False)
         return online.online_kernel, examples * blocks, warps, shape
+    if classes <= NARROW[itemsize]:
+        shape = dict(rows=examples, THREADS=THREADS, CLASSES=classes)
+        return narrow.narrow_kernel, cdiv(examples, 4 * THREADS), WARPS, shape
     vector = math.gcd(classes, 16 // itemsize)
-    peel = classes >= PEELED and vector < 16 // itemsize
-    if peel:
-        vectors = dict(groups=classes, VECTOR=16 // itemsize, PEEL=True)
+    whole = min(16 // itemsize, 4 if classes <= SHORT else 8)
+    if classes >= PEELED and vector < whole:
+        vectors = dict(groups=classes, VECTOR=whole, PEEL=True)
     else:
         vectors = dict(groups=classes // vector, VECTOR=vector, PEEL=False)
     fits = next((size for size in ROWS if classes <= size), None)
-    if fits is None:
+    if fits is None or (classes > ALONE and (sums or itemsize == 8)):
         step, lanes, warps = ONLINE[itemsize]
         shape = dict(classes=classes, blocks=1, INSIDE=False, STEP=step, LANES=lanes)
         return online.online_kernel, examples, warps, shape | vectors
     held, width, warps = ROWS[fits]
-    if held < 16 and (sums or itemsize == 8):  # half the logits a thread: what goes with them takes as many registers
+    if held < 64 and (sums or itemsize == 8):  # half the logits a thread: what goes with them takes as many registers
         held, width, warps = (held // 2, width, warps) if held > 1 else (held, 2 * width, 2 * warps)
     if held == 1 and itemsize == 2:
         width *= 2  # 16 bytes a thread

@@ -11,9 +11,9 @@ would cancel where a confident positive weighs more as background than the rest 
 import triton
 import triton.language as tl
 
-from . import formulas
 from . import numerics as nm
-from .operands import class_of_row, dense_target, first_offset, optional, optional_in_tile
+from .elements import positives_of, scalars_of, terms_of
+from .operands import class_of_row, dense_target, first_offset, optional_in_tile
 
 # SPAN, the rows that a vector of 16 can touch: "one row" (C % 16 == 0), "two rows" (C > 16) or "many rows".
 # LOSS, what is written of it: "none", "elementwise" or "sum".
@@ -89,28 +89,6 @@ def _tile(
 
 
 @triton.jit
-def _evaluate(
-    FORMULA: tl.constexpr, x, t, w, pos_weight, scalars, KINDS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
-    FAST: tl.constexpr, OWN: tl.constexpr,
-):  # fmt: skip
-    if OWN:
-        return formulas.own(FORMULA, x, t, w, ZERO)
-    else:
-        parameters = (scalars[2], scalars[3], scalars[4], scalars[5])
-        return FORMULA(x, t, w, pos_weight, parameters, KINDS, ZERO, TERMS, FAST)
-
-
-@triton.jit
-def _alphas(alpha, scalars, ALPHA: tl.constexpr):
-    """(alpha, 1 - alpha), times scale; a negative entry switches alpha off."""
-    alpha_pos, alpha_neg = scalars[0], scalars[1]
-    if ALPHA != "none":
-        alpha_pos = alpha_pos * tl.where(alpha < 0, 1.0, alpha)
-        alpha_neg = alpha_neg * tl.where(alpha < 0, 1.0, 1.0 - alpha)
-    return alpha_pos, alpha_neg
-
-
-@triton.jit
 def _upstream(ptr, MODE: tl.constexpr, offsets, mask, T: tl.constexpr):
     if MODE == "none":
         return 1.0
@@ -128,7 +106,6 @@ def _finish_tile(
 ):  # fmt: skip
     """Evaluate a tile, write what is asked for, and return the losses with the tile's added."""
     x, target, counts, weight, pos_weight, alpha, scores = tile
-    alpha_pos, alpha_neg = _alphas(alpha, scalars, MODES[2])
     loss_ptr, grad_ptr, upstream_ptr = outputs
     # What is ignored or bad is replaced: its logit may be NaN, which no weight would silence.
     skip, fill, codes = counts != 1, counts, target
@@ -138,22 +115,10 @@ def _finish_tile(
         skip = (codes & (row_bit << 16)) != 0
         fill = tl.where((codes & row_bit) != 0, float("nan"), 0.0).to(x.dtype)
         target = codes & bit
-    if TARGETS == "background":
-        w = alpha_neg * weight
-        target = tl.zeros_like(x) if OWN else target
-    elif TARGETS == "hard":
-        w = tl.where(target != 0, alpha_pos * pos_weight, alpha_neg) * weight
-    else:
-        target = target if DENSE else (target != 0).to(x.dtype)
-        if MODES[3] != "none":
-            wrong = (target != 0) & ((scores >= 0) & (scores <= 1) == 0) & (skip == 0)
-            skip, fill = skip | wrong, tl.where(wrong, float("nan"), fill).to(x.dtype)
-            target = tl.where(target != 0, tl.where(wrong, 0.0, scores), 0.0)
-        if TARGETS == "soft":
-            w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
-        else:
-            w = weight * tl.where(target != 0, alpha_pos, alpha_neg)
-    a, b, grad = _evaluate(FORMULA, x, target, w, pos_weight, scalars, KINDS, ZERO, TERMS, FAST, OWN)
+    a, b, grad, skip, fill = terms_of(
+        x, target, skip, fill, (weight, pos_weight, alpha, scores), scalars, FORMULA, KINDS, TARGETS, DENSE, MODES,
+        ZERO, TERMS, FAST, OWN,
+    )  # fmt: skip
     loss = tl.where(skip, fill, a * b)
     if LOSS == "elementwise":
         tl.store(loss_ptr + offsets, loss.to(loss_ptr.dtype.element_ty), mask=mask)
@@ -179,26 +144,14 @@ def _positives(
     """(offsets, mask, losses, gradients) of the given rows' positives; the loss of a bad row is NaN."""
     x_ptr, target_ptr, weight_ptr, pos_weight_ptr, alpha_ptr, scores_ptr = pointers
     limit, remainder, _, C, multiplier, shift, ignore_index = geometry
-    T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     label, counted, known = class_of_row(target_ptr, row, row <= last_row, C, ignore_index)
     offsets = row * C - remainder + label
     mask = counted & known & (label >= 0) & (label < C) & (offsets >= 0) & (offsets < limit)
-    x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(T)
-    weight = optional(weight_ptr, MODES[0], offsets, row, label, mask)
-    pos_weight = optional(pos_weight_ptr, MODES[1], offsets, row, label, mask)
-    alpha_pos, alpha_neg = _alphas(optional(alpha_ptr, MODES[2], offsets, row, label, mask), scalars, MODES[2])
-    t = tl.full(x.shape, 1.0, T)
-    if MODES[3] != "none":
-        t = optional(scores_ptr, MODES[3], offsets, row, label, mask).to(T)
-        w = tl.where(t == 0, alpha_neg, alpha_pos) * weight
-    else:
-        w = alpha_pos * pos_weight * weight
-    a, b, grad = _evaluate(FORMULA, x, t, w, pos_weight, scalars, KINDS, True, TERMS, FAST, OWN)
-    loss = a * b
-    if MODES[3] != "none":
-        valid = (t >= 0) & (t <= 1)
-        loss, grad = tl.where(valid, loss, float("nan")), tl.where(valid, grad, float("nan"))
-    grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, T)
+    loss, grad = positives_of(
+        x_ptr, (weight_ptr, pos_weight_ptr, alpha_ptr, scores_ptr), scalars, offsets, offsets, row, label, mask,
+        FORMULA, KINDS, MODES, TERMS, FAST, OWN,
+    )  # fmt: skip
+    grad *= _upstream(upstream_ptr, UPSTREAM, offsets, mask, grad.dtype)
     return offsets, mask, tl.where(mask, loss, tl.where(counted & (known == 0), float("nan"), 0.0)), grad
 
 
@@ -239,15 +192,7 @@ def sigmoid_kernel(
         grad_ptr + start if grad_ptr is not None else None,
         upstream_ptr + first_offset(UPSTREAM, start, row) if UPSTREAM != "none" else None,
     )
-    scale = tl.load(scale_ptr).to(T) if scale_ptr is not None else tl.full((), 1.0, T)
-    scalars = (
-        tl.full((), alpha_pos, T) * scale,
-        tl.full((), alpha_neg, T) * scale,
-        tl.full((), smoothing, T),
-        tl.full((), gamma, tl.float64),
-        tl.full((), gamma_pos, tl.float64),
-        tl.full((), clip, T),
-    )
+    scalars = scalars_of(scale_ptr, alpha_pos, alpha_neg, smoothing, gamma, gamma_pos, clip, T)
 
     lane = tl.arange(0, 16)[None, :]
     first = tl.arange(0, VECTORS)[:, None] * 16

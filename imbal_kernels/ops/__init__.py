@@ -3,7 +3,7 @@
 from imbal_kernels.ops.linear import linear_loss
 from imbal_kernels.ops.neighbors import knn
 from imbal_kernels.ops.sampling import philox, smote_generate
-from imbal_kernels.ops.sigmoid import count_targets, sigmoid_loss
+from imbal_kernels.ops.sigmoid import count_targets, sigmoid_loss, sigmoid_losses
 from imbal_kernels.ops.softmax import softmax_loss, sum_weights
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "linear_loss",
     "philox",
     "sigmoid_loss",
+    "sigmoid_losses",
     "smote_generate",
     "softmax_loss",
     "sum_weights",

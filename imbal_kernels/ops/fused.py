@@ -7,7 +7,9 @@ On a CPU storing is the fastest while upstream is 1, which a forward can't know;
 long as recomputing (docs/benchmarks.md: "ours", "ours, upstream 2" and "ours, recomputed").
 """
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +26,11 @@ class Family(NamedTuple):
     """What is particular to a family of losses: its problem, whose tensors come first and whose input is the very
     first, its raw op and its reference."""
 
-    problem: Callable[..., Any]
+    problem: Any  # a NamedTuple class
     tensors: int
-    # problem, upstream, loss mode, want_grad -> loss, gradient, and what else the forward pass is to return
-    raw: Callable[[Any, Tensor | None, int, bool], tuple[Tensor, ...]]
+    # problems whose losses add up, upstream, loss mode, want_grad -> loss, the gradient of each, and what else the forward
+    # pass is to return
+    raw: Callable[[Sequence[Any], Tensor | None, int, bool], tuple[Any, ...]]
     reference: Callable[[Any], Tensor]
     fits: Callable[[Any], bool]  # whether the kernels of the problem's device take it and give the gradients asked for
     check: Callable[[Any, bool], None]  # raises for what tensors hold; by_kernel: but for what the kernel looks at
@@ -36,34 +39,42 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {}
 
 
-def fused_loss(name: str, problem: Any) -> Any:
-    """The loss of a problem, by the fastest backend that can give it and every gradient asked for; from a raw op that
-    has more to return a tuple."""
+def fused_loss(name: str, *problems: Any) -> Any:
+    """The loss of a problem, or of several that differ in tensors alone, added up: by the fastest backend that can give
+    it and every gradient asked for. From a raw op that has more to return it is a tuple."""
     family = FAMILIES[name]
     if backends.in_transform():
-        return family.reference(problem)
-    kernels = backends.has_kernels(problem.input) and family.fits(problem)
-    cpu = problem.input.device.type == "cpu"
+        return _reference(family, problems)
+    input = problems[0].input
+    kernels = backends.has_kernels(input) and all(family.fits(problem) for problem in problems)
+    cpu = input.device.type == "cpu"
     if not torch.compiler.is_compiling() and (cpu or backends.checks_requested()):
-        family.check(problem, kernels and cpu)
+        for problem in problems:
+            family.check(problem, kernels and cpu)
     if not kernels:
-        return family.reference(problem)
-    differentiate = torch.is_grad_enabled() and problem.input.requires_grad
-    return _FusedLoss.apply(name, differentiate, *problem)
+        return _reference(family, problems)
+    differentiate = torch.is_grad_enabled() and any(problem.input.requires_grad for problem in problems)
+    return _FusedLoss.apply(name, differentiate, *itertools.chain(*problems))
+
+
+def _reference(family: Family, problems: Sequence[Any]) -> Tensor:
+    return functools.reduce(torch.add, [family.reference(problem) for problem in problems])
 
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, differentiate: bool, *fields: Any) -> Tensor | tuple[Tensor, ...]:
         family = FAMILIES[name]
-        problem = family.problem(*fields)
-        keep = differentiate and not problem.elementwise and problem.input.dtype != torch.float16
-        loss, grad, *more = family.raw(problem, None, ELEMENTWISE if problem.elementwise else SUM, keep)
-        ctx.save_for_backward(*fields[: family.tensors])
+        size = len(family.problem._fields)
+        problems = [family.problem(*fields[i : i + size]) for i in range(0, len(fields), size)]
+        first = problems[0]
+        keep = differentiate and not first.elementwise and first.input.dtype != torch.float16
+        loss, grads, *more = family.raw(problems, None, ELEMENTWISE if first.elementwise else SUM, keep)
+        ctx.save_for_backward(*itertools.chain(*(problem[: family.tensors] for problem in problems)))
         ctx.name = name
-        ctx.options = fields[family.tensors :]
+        ctx.options = first[family.tensors :]
         ctx.kept = keep
-        ctx.grad = grad if keep else None
+        ctx.grads = grads if keep else None
         if not more:
             return loss
         ctx.mark_non_differentiable(*more)
@@ -72,18 +83,26 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         family = FAMILIES[ctx.name]
-        problem = family.problem(*ctx.saved_tensors, *ctx.options)
-        grad, ctx.grad = ctx.grad, None
+        saved, size = ctx.saved_tensors, family.tensors
+        problems = [family.problem(*saved[i : i + size], *ctx.options) for i in range(0, len(saved), size)]
+        grads, ctx.grads = ctx.grads, None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a second derivative may follow
-            with torch.enable_grad():
-                loss = family.reference(problem)
-                (grad,) = torch.autograd.grad(loss, problem.input, upstream, create_graph=True)
+            grads = _of_reference(family, problems, upstream)
         elif not ctx.kept:
-            grad = family.raw(problem, compact(upstream), NO_LOSS, True)[1]
+            grads = family.raw(problems, compact(upstream), NO_LOSS, True)[1]
         else:
-            grad = family.raw(problem, None, NO_LOSS, True)[1] if grad is None else grad
-            grad = rescaled(grad, upstream)
-        return (None, None, grad) + (None,) * (len(problem) - 1)
+            grads = family.raw(problems, None, NO_LOSS, True)[1] if grads is None else grads
+            grads = [rescaled(grad, upstream) for grad in grads]
+        others = (None,) * (len(problems[0]) - 1)
+        return (None, None, *itertools.chain(*((grad, *others) for grad in grads)))
+
+
+def _of_reference(family: Family, problems: Sequence[Any], upstream: Tensor) -> list[Tensor | None]:
+    """The gradients as a graph."""
+    asked = [problem.input for problem in problems if problem.input.requires_grad]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(_reference(family, problems), asked, upstream, create_graph=True))
+    return [next(found) if problem.input.requires_grad else None for problem in problems]
 
 
 def rescaled(grad: Tensor, upstream: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _chunk(name: str, problem: Any, upstream: Tensor | None, wanted: list[bool])
     """The loss of some rows, and its gradient by the logits, (n, C), where there is one to make."""
     family, logits = FAMILIES[name], problem.input
     if backends.has_kernels(logits):
-        loss, grad = family.raw(problem, upstream, SUM if upstream is None else NO_LOSS, any(wanted))
+        loss, (grad,) = family.raw([problem], upstream, SUM if upstream is None else NO_LOSS, any(wanted))
     else:
         with torch.enable_grad():
             loss = family.reference(problem._replace(input=logits.requires_grad_()))

@@ -1,5 +1,7 @@
 """The sigmoid losses as torch ops: schema, fake and backends."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,9 +21,16 @@ _ARGUMENTS = (
     "int ignore_index, int loss_mode, bool want_grad, bool fp32_loss, Tensor? scores=None, str formula='focal', "
     "float gamma_pos=0.0, float clip=0.0"
 )
+# Several levels of a head at once, each as the tensors of a problem; a list is empty where it would hold None.
+_LEVELS = (
+    "Tensor[] inputs, Tensor[] targets, Tensor[] weights, Tensor[] pos_weights, Tensor? alpha_per_class, "
+    "Tensor? scale_tensor, Tensor? upstream, float alpha, float gamma, float label_smoothing, float scale, "
+    "int ignore_index, int loss_mode, bool want_grad, Tensor[] scores, str formula, float gamma_pos, float clip"
+)
 _COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool positives"
 
 backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
+backends.library.define(f"sigmoid_loss_levels({_LEVELS}) -> (Tensor, Tensor[])")
 backends.library.define(f"count_targets({_COUNT}) -> Tensor")
 backends.library.define("rescale_(Tensor(a!) grad, Tensor upstream) -> ()")
 # The first with its sums by class as well, (4, C) as in ClassStatistics.
@@ -41,6 +50,14 @@ def _sigmoid_loss_fake(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
     shape = {NO_LOSS: (0,), ELEMENTWISE: input.shape, SUM: ()}[loss_mode]
     dtype = input.dtype if loss_mode == ELEMENTWISE and not fp32_loss else wide
     return input.new_empty(shape, dtype=dtype), input.new_empty(input.shape if want_grad else (0,))
+
+
+@torch.library.register_fake("imbal_kernels::sigmoid_loss_levels", lib=backends.library)
+def _levels_fake(inputs: list[Tensor], targets: list[Tensor], *args: Any) -> tuple[Tensor, list[Tensor]]:
+    loss_mode, want_grad = args[10:12]
+    wide = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    loss = inputs[0].new_empty(() if loss_mode == SUM else (0,), dtype=wide)
+    return loss, [torch.empty_like(input) for input in inputs] if want_grad else []
 
 
 @torch.library.register_fake("imbal_kernels::sigmoid_loss_by_class", lib=backends.library)
@@ -65,6 +82,20 @@ def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor
     return loss, grad
 
 
+@torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CPU", lib=backends.library)
+def _levels_cpu(
+    inputs: list[Tensor], targets: list[Tensor], weights: list[Tensor], pos_weights: list[Tensor], *args: Any
+) -> tuple[Tensor, list[Tensor]]:
+    """One after the other: the C++ kernel reads any layout."""
+    shared, want_grad, scores, last = args[:9], args[9], args[10], args[11:]
+    columns = (own or [None] * len(inputs) for own in (weights, pos_weights, scores))
+    each = [
+        _ops.sigmoid_loss(x, t, weight, pos_weight, *shared, want_grad, False, score, *last)
+        for x, t, weight, pos_weight, score in zip(inputs, targets, *columns, strict=True)
+    ]
+    return functools.reduce(torch.add, [loss for loss, _ in each]), [grad for _, grad in each if want_grad]
+
+
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
 def _by_class_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _run_cpu(input, target, *args, by_class=True)
@@ -86,9 +117,29 @@ def _sigmoid_loss_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
 
     if input.dim() == 2:
         return kernels.sigmoid_loss(input, target, *args)
-    last = input.transpose(2, 3).contiguous()  # no kernel reads a head's layout yet
-    loss, grad = kernels.sigmoid_loss(last.flatten(0, 2), target.reshape(-1), *args)
-    return loss, grad.view(last.shape).transpose(2, 3).contiguous() if grad.shape == last.flatten(0, 2).shape else grad
+    loss, grads = kernels.sigmoid_loss_levels(*_one_level(input, target, *args))
+    return loss, grads[0] if grads else input.new_empty(0)
+
+
+def _one_level(
+    input: Tensor, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None, alpha_per_class: Tensor | None,
+    scale_tensor: Tensor | None, upstream: Tensor | None, alpha: float, gamma: float, label_smoothing: float,
+    scale: float, ignore_index: int, loss_mode: int, want_grad: bool, fp32_loss: bool, scores: Tensor | None = None,
+    formula: str = "focal", gamma_pos: float = 0.0, clip: float = 0.0,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The arguments of sigmoid_loss as sigmoid_loss_levels takes them."""
+    lists = [[] if tensor is None else [tensor] for tensor in (input, target, weight, pos_weight, scores)]
+    return (
+        *lists[:4], alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing, scale, ignore_index,
+        loss_mode, want_grad, lists[4], formula, gamma_pos, clip,
+    )  # fmt: skip
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CUDA", lib=backends.library)
+def _levels_cuda(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    from imbal_kernels import kernels
+
+    return kernels.sigmoid_loss_levels(*args)
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CUDA", lib=backends.library)
@@ -167,22 +218,50 @@ def sigmoid_loss(problem: SigmoidProblem, statistics: ClassStatistics | None = N
     return loss
 
 
+def sigmoid_losses(problems: list[SigmoidProblem], statistics: ClassStatistics | None = None) -> Tensor:
+    """The loss of several levels, whose problems differ in their logits and what goes with them by place."""
+    if statistics is None:
+        return fused_loss("sigmoid", *problems)
+    return functools.reduce(torch.add, [sigmoid_loss(problem, statistics) for problem in problems])
+
+
 def _raw(
-    problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool, op: Any = _ops.sigmoid_loss
-) -> tuple[Tensor, ...]:
-    p = problem
-    return op(
-        p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
-        p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula, p.gamma_pos,
-        p.clip,
+    problems: Sequence[SigmoidProblem], upstream: Tensor | None, loss_mode: int, want_grad: bool,
+    op: Any = _ops.sigmoid_loss,
+) -> tuple[Any, ...]:  # fmt: skip
+    p = problems[0]
+    if len(problems) == 1:
+        loss, grad, *more = op(
+            p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
+            p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula,
+            p.gamma_pos, p.clip,
+        )  # fmt: skip
+        return loss, [grad], *more
+
+    return _ops.sigmoid_loss_levels(*level_arguments(problems, upstream, loss_mode, want_grad))
+
+
+def level_arguments(
+    problems: Sequence[SigmoidProblem], upstream: Tensor | None, loss_mode: int, want_grad: bool
+) -> tuple[Any, ...]:
+    """The arguments of sigmoid_loss_levels."""
+
+    def each(name: str) -> list[Tensor]:
+        return [value for value in (getattr(problem, name) for problem in problems) if value is not None]
+
+    p = problems[0]
+    return (
+        each("input"), each("target"), each("weight"), each("pos_weight"), p.alpha_per_class, p.scale_tensor, upstream,
+        p.alpha, p.gamma, p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, each("scores"), p.formula,
+        p.gamma_pos, p.clip,
     )  # fmt: skip
 
 
 def _raw_by_class(
-    problem: SigmoidProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool
-) -> tuple[Tensor, ...]:
+    problems: Sequence[SigmoidProblem], upstream: Tensor | None, loss_mode: int, want_grad: bool
+) -> tuple[Any, ...]:
     op = _ops.sigmoid_loss if loss_mode == NO_LOSS else _ops.sigmoid_loss_by_class
-    return _raw(problem, upstream, loss_mode, want_grad, op)
+    return _raw(problems, upstream, loss_mode, want_grad, op)
 
 
 def _fits(problem: SigmoidProblem) -> bool:

@@ -1,5 +1,6 @@
 """The softmax losses as torch ops: schema, fake and backends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,12 +78,15 @@ def softmax_loss(problem: SoftmaxProblem) -> Tensor:
     return fused_loss("softmax", problem)
 
 
-def _raw(problem: SoftmaxProblem, upstream: Tensor | None, loss_mode: int, want_grad: bool) -> tuple[Tensor, Tensor]:
-    p = problem
-    return _ops.softmax_loss(
+def _raw(
+    problems: Sequence[SoftmaxProblem], upstream: Tensor | None, loss_mode: int, want_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    (p,) = problems
+    loss, grad = _ops.softmax_loss(
         p.input, p.target, p.weight, p.logit_adjustment, p.scale_tensor, upstream, p.gamma, p.label_smoothing, p.scale,
         p.ignore_index, loss_mode, want_grad, p.fp32_loss,
     )  # fmt: skip
+    return loss, [grad]
 
 
 def _fits(problem: SoftmaxProblem) -> bool:

@@ -1,0 +1,130 @@
+"""The raw op sigmoid_loss_levels on tensors: the levels of a detector's head, in two launches at most.
+
+A launch has one width of access for all its levels, as wide as their H * W lets it be. That of the largest level is the
+first launch's; levels that it does not fit, mostly the small ones of a pyramid, are left to the second.
+"""
+
+import functools
+import math
+
+import torch
+
+from . import head, sigmoid
+from .launch import Launch, cdiv, on_device
+
+# Channels a step, places and warps of a program: 8 logits a thread at a time, for which 80 registers are enough. 16 cost
+# 1 % less an element, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
+STEP, POSITIONS, WARPS = 2, 256, 2
+PATCHED = 17  # classes from which on it pays to write positives afterwards, as in streaming.py
+MODES = ("none", "scalar", "class", "row", "full")
+
+
+def _vectors(inputs: list[torch.Tensor]) -> dict[int, set[int]]:
+    """The width of access of each launch, and its levels."""
+    widest = 16 // inputs[0].element_size()
+    own = [math.gcd(x.shape[3], widest) for x in inputs]
+    some = [i for i, x in enumerate(inputs) if x.numel()]
+    if not some:
+        return {}
+    vector = own[max(some, key=lambda i: inputs[i].numel())]
+    others = [i for i in some if own[i] < vector]
+    found = {vector: set(some).difference(others)}
+    return found | {min(own[i] for i in others): set(others)} if others else found
+
+
+def _mode(tensors: list[torch.Tensor], inputs: list[torch.Tensor]) -> str:
+    """How all levels read an optional tensor: a level of one row fits several ways."""
+    shapes = [(x.numel() // x.shape[2], x.shape[2]) for x in inputs]
+    found = [sigmoid.mode_of(tensor, shape) for tensor, shape in zip(tensors, shapes, strict=False)]
+    return max(found, key=MODES.index, default="none")
+
+
+def _aligned(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
+    """Values by place; copied where they begin off 16 bytes, for which Triton would compile anew."""
+    return tuple(t if t.data_ptr() % 16 == 0 else t.clone() for t in tensors) or None
+
+
+def _odd(sizes: list[int]) -> tuple[int, ...]:
+    """As the kernel takes sizes: Triton specialises on a 1 and on multiples of 16, whatever it is told of a tuple."""
+    return tuple(2 * size + 3 for size in sizes)
+
+
+def plan(
+    inputs, targets, weights, pos_weights, alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing,
+    scale, ignore_index, loss_mode, want_grad, scores, name, gamma_pos, clip,
+):  # fmt: skip
+    """(loss, gradients, launches) for levels that are (images, anchors, C, positions)."""
+    assert loss_mode != sigmoid.ELEMENTWISE
+    first, classes = inputs[0], inputs[0].shape[2]
+    compute = torch.float64 if first.dtype == torch.float64 else torch.float32
+    if len({target.dtype for target in targets}) > 1:
+        targets = [target.long() for target in targets]
+    element = sigmoid.specialise(
+        first.element_size(), label_smoothing != 0, classes >= PATCHED, weights or None, pos_weights or None,
+        alpha_per_class, scores or None, alpha, gamma, label_smoothing, scale, name, gamma_pos, clip,
+    )  # fmt: skip
+    grads = [torch.empty_like(x) for x in inputs] if want_grad else []
+    loss, partial = first.new_empty(0), None
+    element |= dict(
+        x_ptrs=tuple(inputs), target_ptrs=_aligned(targets), weight_ptrs=_aligned(weights),
+        pos_weight_ptrs=_aligned(pos_weights), alpha_ptr=alpha_per_class, scores_ptrs=_aligned(scores),
+        scale_ptr=scale_tensor, upstream_ptr=upstream, grad_ptrs=tuple(grads) or None, C=classes,
+        ignore_index=ignore_index, WEIGHT=_mode(weights, inputs), POS_WEIGHT=_mode(pos_weights, inputs),
+        ALPHA=sigmoid.mode_of(alpha_per_class, (0, classes)), SCORES="row" if scores else "none",
+        UPSTREAM="none" if upstream is None else "scalar", LOSS=sigmoid.LOSSES[loss_mode], LEVELS=len(inputs),
+        POSITIONS=POSITIONS, STEP=STEP, REST=classes % STEP != 0,
+    )  # fmt: skip
+
+    launches, base = [], 0
+    blocks = [cdiv(x.shape[3], POSITIONS) for x in inputs]
+    for vector, levels in _vectors(inputs).items():
+        # All levels in both launches, so that they differ by their vectors alone; those of the other have no programs.
+        counts = [x.shape[0] * x.shape[1] * blocks[i] if i in levels else 0 for i, x in enumerate(inputs)]
+        firsts = [sum(counts[:i]) for i in range(len(counts))]
+        args = element | dict(
+            firsts=_odd(firsts), blocks=_odd(blocks), groups=_odd([x.shape[3] // vector for x in inputs]), base=base,
+            VECTOR=vector,
+        )  # fmt: skip
+        launches.append(Launch(head.head_kernel, sum(counts), args, WARPS))
+        base += sum(counts)
+    if loss_mode == sigmoid.SUM:
+        loss, partial = first.new_empty((), dtype=compute), first.new_empty(base, dtype=compute)
+    for launch in launches:
+        launch.args["loss_ptr"] = partial
+    return loss, grads, launches if partial is None else [*launches, sigmoid.sum_of(partial, scale_tensor, loss)]
+
+
+def sigmoid_loss_levels(
+    inputs, targets, weights, pos_weights, alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing,
+    scale, ignore_index, loss_mode, want_grad, scores, formula, gamma_pos, clip,
+):  # fmt: skip
+    """Loss and gradients of several levels: the raw op, see ops. Channels-last ones come as (N, C): each has a launch
+    of its own, of the kernel for rows."""
+    options = (alpha, gamma, label_smoothing, scale, ignore_index, loss_mode, want_grad)
+    last = (formula, gamma_pos, clip)
+    heads = [i for i, x in enumerate(inputs) if x.dim() == 4]
+    losses, grads, launches = [], [None] * len(inputs), []
+
+    def of(tensors, level):
+        return tensors[level] if tensors else None
+
+    with on_device(inputs[0]):
+        if heads:
+            lists = (inputs, targets, weights, pos_weights, scores)
+            *first, last_list = [[tensors[i] for i in heads] if tensors else [] for tensors in lists]
+            loss, found, launches = plan(
+                *first, alpha_per_class, scale_tensor, upstream, *options, last_list, *last
+            )
+            losses.append(loss)
+            for i, grad in zip(heads, found, strict=False):
+                grads[i] = grad
+        for i in (i for i, x in enumerate(inputs) if x.dim() == 2):
+            loss, grads[i], own = sigmoid.plan(
+                inputs[i], targets[i], of(weights, i), of(pos_weights, i), alpha_per_class, scale_tensor, upstream,
+                *options, False, of(scores, i), *last,
+            )  # fmt: skip
+            losses.append(loss)
+            launches += own
+        for launch in launches:
+            launch.run()
+        return functools.reduce(torch.add, losses), grads if want_grad else []
