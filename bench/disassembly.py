@@ -65,11 +65,13 @@ def count(path: Sequence[str], op: str) -> int:
     return sum(bool(re.search(rf"\b{op}", text)) for text in path)
 
 
-def executed(sass: str, taken: Sequence[bool]) -> list[str]:
+def executed(sass: str, taken: Sequence[bool], repeats: int = 0) -> list[str]:
     """The instructions from entry to exit. A block of a few instructions that a forward branch jumps
-    over counts as executed, as predicated code does; for a longer one the outcome must be stated."""
+    over counts as executed, as predicated code does; for a longer one the outcome must be stated, and how often
+    the one loop repeats."""
     code = [(int(at, 16), text.strip()) for at, text in _LINE.findall(sass)]
     index, path, outcomes, i = {at: i for i, (at, _) in enumerate(code)}, [], list(taken), 0
+    left, loops = repeats, set()
     while True:
         at, text = code[i]
         predicate, op = re.findall(r"^(@!?\w+ )?(\S+)", text)[0]
@@ -81,12 +83,15 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
         i += 1
         if op.split(".")[0] == "BRA" and op != "BRA.DIV":  # that leaves for threads that have diverged: none here
             target = index[int(re.findall(r"0x([0-9a-f]+)", text)[0], 16)]
-            if target < i:
-                raise ValueError(f"cannot count: loop {text} at {at:#x}")
+            conditional = predicate or re.search(r"\bU?P\d", text)
             block = [skipped for _, skipped in code[i:target]]
             short = len(block) <= SHORT_BLOCK and not any("BRA" in text or "EXIT" in text for text in block)
-            conditional = predicate or re.search(r"\bU?P\d", text)
-            if not conditional:
+            if target < i:
+                loops.add(at)
+                if not repeats or not conditional or len(loops) > 1:
+                    raise ValueError(f"cannot count: loop {text} at {at:#x}")
+                i, left = (target, left - 1) if left else (i, 0)
+            elif not conditional:
                 i = target
             elif not short:
                 if not outcomes:
@@ -94,6 +99,8 @@ def executed(sass: str, taken: Sequence[bool]) -> list[str]:
                 i = target if outcomes.pop(0) else i
     if outcomes:
         raise ValueError(f"cannot count: {len(outcomes)} stated branches were not met")
+    if left:
+        raise ValueError(f"cannot count: {left} stated repeats were not met")
     return [text for text in path if not text.startswith("NOP")]
 
 

@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench import disassembly
-from imbal_kernels.kernels import count, rescale, sigmoid, softmax
+from imbal_kernels.kernels import count, levels, rescale, sigmoid, softmax
 from imbal_kernels.kernels.launch import Launch
 
 TYPES = {
@@ -46,17 +46,18 @@ class Report:
 @dataclass(frozen=True)
 class Case:
     """A launch to compile. taken: the outcome of each longer conditional branch, or the most branches of which the
-    shorter way counts; None: no count."""
+    shorter way counts; None: no count. repeats: how often its loop goes back."""
 
     launch: Callable[[], Launch]
     taken: Sequence[bool] | int | None = ()
+    repeats: int = 0
 
     def path(self, sass: str) -> list[str]:
         if self.taken is None:
             return disassembly.instructions(sass)
         if isinstance(self.taken, int):
             return disassembly.shortest(sass, self.taken)
-        return disassembly.executed(sass, self.taken)
+        return disassembly.executed(sass, self.taken, self.repeats)
 
 
 def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int64, dense=False, smoothing=0.0,
@@ -74,6 +75,22 @@ def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int6
         scores, formula, gamma_pos, clip,
     )
     return launches[index]
+
+
+def head_launch(classes=80, dtype=torch.float32, gamma=2.0, smoothing=0.0, weight=None, scored=False, alpha=0.25,
+                formula="focal", index=0):  # fmt: skip
+    """One of the two launches for the five levels of RetinaNet on 800 x 1344: the first two levels have H * W % 8 = 0,
+    the others' is odd or leaves 2."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    shapes = [(1, 9, h * w) for h, w in ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))]
+    logits = [torch.empty(n, a, classes, s, dtype=dtype, device="meta") for n, a, s in shapes]
+    labels = [torch.empty(shape, dtype=torch.int64, device="meta") for shape in shapes]
+    weights = [] if weight is None else [torch.empty(weight, dtype=compute, device="meta")] * len(shapes)
+    scores = [torch.empty(n * a * s, dtype=compute, device="meta") for n, a, s in shapes] if scored else []
+    return levels.plan(
+        logits, labels, weights, [], None, None, None, alpha, gamma, smoothing, 1.0, -100, sigmoid.SUM, True, scores,
+        formula, 0.0, 0.0,
+    )[2][index]  # fmt: skip
 
 
 def softmax_launch(shape=(ROWS, 80), dtype=torch.float32, gamma=0.0, probabilities=False, smoothing=0.0, weight=False):
@@ -105,6 +122,11 @@ def _case(taken=(), **options):
 def _softmax(classes, taken=3, positions=(), **options):
     """taken: round what a row with a +inf needs, or of a few classes what the last program does for each tensor."""
     return Case(lambda: softmax_launch((16 if positions else ROWS, classes, *positions), **options), taken)
+
+
+def _head(classes=80, taken=(False,), **options):  # there are classes enough for the loop
+    repeats = classes // levels.STEP - 1
+    return Case(lambda: head_launch(classes, **options), taken, repeats)
 
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -139,6 +161,18 @@ CASES = {
     "asymmetric bf16 C=80": _case(dtype=BF16, **ASYMMETRIC),
     "asymmetric fp32 dense bool": _case(target=torch.bool, dense=True, **ASYMMETRIC),
     "asymmetric fp32 no clip C=80": _case(**ASYMMETRIC | {"clip": 0.0}),
+    "head fp32 C=80": _head(),
+    "head bf16 C=80": _head(dtype=BF16),
+    "head fp16 C=80": _head(dtype=FP16),
+    "head fp32 C=80 odd H * W": _head(index=1),
+    "head bf16 C=80 odd H * W": _head(index=1, dtype=BF16),
+    "head fp32 C=91": _head(91),
+    "head bf16 C=91": _head(91, dtype=BF16),
+    "head fp32 C=4": _head(4),
+    "head fp32 (C,) weight": _head(weight=(1, 80)),
+    "head fp32 scores": _head(scored=True, alpha=-1.0, formula="quality_focal"),
+    "head fp32 smoothing": _head(smoothing=0.1),
+    "head fp64": _head(taken=None, dtype=FP64),
     "softmax fp32 C=2": _softmax(2),
     "softmax fp32 C=3": _softmax(3),
     "softmax fp32 C=4": _softmax(4),
@@ -187,11 +221,18 @@ CASES = {
 
 def _source(launch: Launch) -> ASTSource:
     """The specialisation that the launch would pick, with 16-byte aligned tensors."""
-    signature, constants, attributes = {}, {}, {}
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.args[parameter.name]
         aligned = isinstance(value, torch.Tensor)
-        if parameter.is_constexpr or value is None:
+        if isinstance(value, tuple):  # of tensors, or of sizes that Triton has nothing to specialise on
+            signature[parameter.name] = tuple(TYPES[v.dtype] if isinstance(v, torch.Tensor) else "i32" for v in value)
+            for j, v in enumerate(value):
+                if isinstance(v, torch.Tensor):
+                    attributes[(i, j)] = [["tt.divisibility", 16]]
+        elif parameter.is_constexpr or value is None:
             signature[parameter.name], constants[(i,)] = "constexpr", value
         elif aligned:
             signature[parameter.name] = TYPES[value.dtype]
@@ -209,6 +250,8 @@ def _elements(args: dict[str, Any]) -> int:
         return 4 * args["THREADS"] * args["CLASSES"]
     if "ROWS" in args:
         return args["ROWS"] * args["x_ptr"].shape[1]
+    if "POSITIONS" in args:
+        return args["POSITIONS"] * args["C"]
     if "STEP" in args:
         return args["STEP"] * args["LANES"]
     return args.get("TILES", 1) * args.get("VECTORS", 1) * 16

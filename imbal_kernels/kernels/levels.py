@@ -12,8 +12,8 @@ import torch
 from . import head, sigmoid
 from .launch import Launch, cdiv, on_device
 
-# Channels a step, places and warps of a program: 8 logits a thread at a time, for which 80 registers are enough. 16 cost
-# 1 % less an element, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
+# Channels a step, places and warps of a program: 8 logits a thread at a time, for which 80 registers are enough. With
+# 16 an element costs 1 % less, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
 STEP, POSITIONS, WARPS = 2, 256, 2
 PATCHED = 17  # classes from which on it pays to write positives afterwards, as in streaming.py
 MODES = ("none", "scalar", "class", "row", "full")

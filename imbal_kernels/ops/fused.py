@@ -28,8 +28,8 @@ class Family(NamedTuple):
 
     problem: Any  # a NamedTuple class
     tensors: int
-    # problems whose losses add up, upstream, loss mode, want_grad -> loss, the gradient of each, and what else the forward
-    # pass is to return
+    # problems whose losses add up, upstream, loss mode, want_grad -> loss, the gradient of each, and what else the
+    # forward pass is to return
     raw: Callable[[Sequence[Any], Tensor | None, int, bool], tuple[Any, ...]]
     reference: Callable[[Any], Tensor]
     fits: Callable[[Any], bool]  # whether the kernels of the problem's device take it and give the gradients asked for

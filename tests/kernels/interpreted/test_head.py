@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from imbal_kernels.dense_arguments import dense_problems, formula_options
-from imbal_kernels.formula import by_key
 from imbal_kernels.kernels import levels as module
-from imbal_kernels.kernels import sigmoid_loss_levels
+from imbal_kernels.kernels import sigmoid, sigmoid_loss_levels
 from imbal_kernels.ops.fused import NO_LOSS, SUM
 from imbal_kernels.ops.sigmoid import level_arguments
 from imbal_kernels.reference import sigmoid as reference
@@ -30,12 +29,25 @@ FORMULAS = {
 }
 SCORED = ("quality", "varifocal", "poly-1")
 # A whole number of vectors in one block and in two, an odd number, a single place: two launches for any dtype.
-SIZES = ((2, 16), (16, 18), (3, 5), (1, 1))
+SIZES = ((2, 4), (4, 6), (3, 5), (1, 1))
 ANCHORS = 2
 INF, NAN = math.inf, math.nan
 
 
-def make(classes, dtype=torch.float32, sizes=SIZES, images=2, anchors=ANCHORS, format=None):
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Small programs of long steps: the interpreter's time goes by operations, not by elements."""
+    monkeypatch.setattr(module, "STEP", 8)
+    monkeypatch.setattr(module, "POSITIONS", 16)
+    monkeypatch.setattr(sigmoid, "TILE", dict.fromkeys((2, 4, 8), (16, 1)))  # that of channels-last levels
+
+
+@pytest.fixture
+def as_launched(monkeypatch):
+    monkeypatch.undo()
+
+
+def make(classes, dtype=torch.float32, sizes=SIZES, images=1, anchors=ANCHORS, format=None):
     generator = torch.Generator().manual_seed(classes)
     levels = [
         (torch.randn(images, anchors * classes, h, w, generator=generator) * 5).clamp(-20, 20).to(dtype)
@@ -50,14 +62,18 @@ def make(classes, dtype=torch.float32, sizes=SIZES, images=2, anchors=ANCHORS, f
 
 
 def problems_of(levels, labels, classes, scores=None, **options):
-    defaults = dict(formula="focal", alpha=None, gamma=None, gamma_pos=None, clip=None, label_smoothing=0.0)
-    arguments = defaults | dict(pos_weight=None) | {k: v for k, v in options.items() if k in (*defaults, "pos_weight")}
-    formula = formula_options(scores=scores, **arguments)
-    shared = dict(
-        reduction="sum", weight=None, pos_weight=None, label_smoothing=0.0, ignore_index=-2, normalizer="positives",
-        loss_weight=1.0, process_group=None, scores=scores, count=reference.count_targets,
+    """What `dense_focal_loss` makes of its arguments."""
+    own = dict(formula="focal", alpha=None, gamma=None, gamma_pos=None, clip=None)
+    both = dict(pos_weight=None, label_smoothing=0.0)
+    formula = own | both | {k: v for k, v in options.items() if k in own | both}
+    shared = both | dict(
+        reduction="sum", weight=None, ignore_index=-2, normalizer="positives", loss_weight=1.0, process_group=None
+    )
+    shared |= {k: v for k, v in options.items() if k not in own}
+    return dense_problems(
+        levels, labels, classes, scores=scores, count=reference.count_targets, **shared,
+        **formula_options(scores=scores, **formula),
     )  # fmt: skip
-    return dense_problems(levels, labels, classes, **shared | {k: v for k, v in options.items() if k in shared}, **formula)
 
 
 def wide(value):
@@ -81,14 +97,14 @@ def call(levels, labels, classes, upstream=None, loss_mode=SUM, want_grad=True, 
     assert [grad.shape for grad in grads] == [problem.input.shape for problem in problems] * want_grad
     for grad, problem in zip(grads, problems, strict=False):
         assert grad.is_contiguous() and problem.input.is_contiguous()  # in the level's own layout
-    return loss, [_as_level(grad, level, classes) for grad, level in zip(grads, levels, strict=False)]
+    return loss, [_as_level(grad, level) for grad, level in zip(grads, levels, strict=False)]
 
 
-def _as_level(grad, level, classes):
+def _as_level(grad, level):
     if grad.dim() == 4:
         return grad.reshape(level.shape)
-    images, _, height, width = level.shape
-    return grad.reshape(images, height, width, -1).permute(0, 3, 1, 2)
+    images, channels, height, width = level.shape
+    return grad.reshape(images, height, width, channels).permute(0, 3, 1, 2)
 
 
 def compare(levels, labels, classes, upstream=None, **options):
@@ -104,12 +120,12 @@ def compare(levels, labels, classes, upstream=None, **options):
     for grad, slope in zip(grads, slopes, strict=True):
         assert grad.dtype == dtype
         slope = slope if upstream is None else slope * upstream.double()
-        atol = rtol * float(slope.abs().max()) + tiny
+        atol = rtol * float(slope.abs().max()) + tiny if slope.numel() else 0.0
         torch.testing.assert_close(grad.double(), slope, rtol=rtol + rounding, atol=atol)
 
 
-# With positives written afterwards and without; a number of channels that is not that of whole steps.
-@pytest.mark.parametrize("classes", (20, 21, 5, 1))
+# With positives written afterwards and without; whole steps, a rest, and nothing but a rest.
+@pytest.mark.parametrize("classes", (24, 19, 5))
 @pytest.mark.parametrize("name", FORMULAS)
 def test_formulas(name, classes):
     levels, labels, scores = make(classes)
@@ -118,8 +134,14 @@ def test_formulas(name, classes):
         compare(levels, labels, classes, scores=scores, **FORMULAS[name])
 
 
+@pytest.mark.parametrize("classes", (1, 4, 20))
+def test_as_it_is_launched(classes, as_launched):
+    levels, labels, _ = make(classes, sizes=((2, 4), (14, 20), (3, 1)), anchors=1)
+    compare(levels, labels, classes)
+
+
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16, torch.float16))
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", ("focal", "focal 1.3", "quality", "asymmetric"))
 def test_dtypes(name, dtype):
     levels, labels, scores = make(18, dtype)
     scores = scores.to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -151,10 +173,12 @@ def factors(classes):
     }
 
 
-@pytest.mark.parametrize("classes", (20, 5))
-@pytest.mark.parametrize("name", factors(1))
+@pytest.mark.parametrize(
+    "name, classes",
+    [(name, 20) for name in factors(1)] + [(name, 5) for name in ("per image", "full weight", "pos_weight", "alpha")],
+)
 def test_factors(name, classes):
-    levels, labels, _ = make(classes)
+    levels, labels, _ = make(classes, images=2)
     compare(levels, labels, classes, **factors(classes)[name])
 
 
@@ -190,9 +214,9 @@ def test_other_layouts(format):
     compare(levels, labels, 20, formula="varifocal", scores=scores, weight=weight)
 
 
-@pytest.mark.parametrize("classes", (20, 5))
 @pytest.mark.parametrize("kind", (torch.int8, torch.uint8, torch.int16, torch.int32, "mixed"))
-def test_label_dtypes(kind, classes):
+def test_label_dtypes(kind):
+    classes = 20
     levels, labels, _ = make(classes)
     labels = labels.clamp(min=0)
     sizes = [h * w * ANCHORS for h, w in SIZES]
@@ -204,8 +228,7 @@ def test_label_dtypes(kind, classes):
     assert loss == expected and all(map(torch.equal, grads, slopes))
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-@pytest.mark.parametrize("classes", (20, 21, 5))
+@pytest.mark.parametrize("name, classes", [(name, 19) for name in FORMULAS] + [("focal", 5), ("quality", 5)])
 def test_ignored_places_are_silent(classes, name):
     levels, labels, scores = make(classes)
     options = FORMULAS[name] | ({"scores": scores} if name in SCORED else {})
@@ -233,21 +256,20 @@ def test_nothing_but_ignored_places():
     assert loss.isnan() and not any(grad.any() for grad in grads)
 
 
-@pytest.mark.parametrize("classes", (20, 5))
 @pytest.mark.parametrize("bad", (-7, 50, 2**32 + 5))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("dtype, classes", ((torch.float32, 5), (torch.bfloat16, 20), (torch.float64, 19)))
 def test_a_bad_label_is_nan_for_its_place_only(dtype, bad, classes):
     levels, labels, _ = make(classes, dtype)
-    labels[1, 2 * ANCHORS + 1] = bad  # the third place of the first level, its second anchor
+    labels[0, 2 * ANCHORS + 1] = bad  # the third place of the first level, its second anchor
     loss, grads = call(levels, labels, classes)
     first = grads[0].unflatten(1, (ANCHORS, classes)).flatten(3).isnan()
     expected = torch.zeros_like(first)
-    expected[1, 1, :, 2] = True
+    expected[0, 1, :, 2] = True
     assert loss.isnan() and torch.equal(first, expected) and not any(grad.isnan().any() for grad in grads[1:])
 
 
 @pytest.mark.parametrize("classes, smoothing", ((20, 0.0), (5, 0.0), (20, 0.1)))
-@pytest.mark.parametrize("value", (1.5, -0.1, NAN, INF))
+@pytest.mark.parametrize("value", (-0.1, NAN))
 def test_a_bad_score_is_nan_for_its_class_alone(value, classes, smoothing):
     """And is not looked at in a place of background."""
     levels, labels, scores = make(classes)
@@ -276,12 +298,9 @@ def test_extreme_logits(name):
 def test_no_level_and_no_image_with_elements():
     levels, labels, _ = make(20, sizes=((0, 4), (2, 8)))
     compare(levels, labels, 20)
-    for parts in (levels[:1], [level[:0] for level in levels]):
-        count = ANCHORS * sum(level[0, 0].numel() if level.shape[0] else 0 for level in parts)
-        loss, grads = call(parts, labels[: parts[0].shape[0], :count].reshape(parts[0].shape[0], -1), 20) if (
-            parts[0].shape[0]
-        ) else call(parts, labels[:0], 20)
-        assert loss == 0 and [grad.shape for grad in grads] == [level.shape for level in parts]
+    for parts, ids in ((levels[:1], labels[:, :0]), ([level[:0] for level in levels], labels[:0])):
+        loss, grads = call(parts, ids, 20)
+        assert loss == 0 and all(grad.numel() == 0 for grad in grads)
 
 
 def launches(levels, labels, classes, **options):
@@ -290,7 +309,7 @@ def launches(levels, labels, classes, **options):
 
 
 @pytest.mark.parametrize("dtype, vectors", ((torch.float32, [4, 1]), (torch.bfloat16, [4, 1]), (torch.float64, [2, 1])))
-def test_at_most_two_launches_for_all_levels(dtype, vectors):
+def test_at_most_two_launches_for_all_levels(dtype, vectors, as_launched):
     """RetinaNet's, on an image of 800 x 1333: the largest and all that fit its width of access, and the others."""
     sizes = ((100, 167), (50, 84), (25, 42), (13, 21), (7, 11))
     levels = [torch.empty(1, 9 * 80, h, w, dtype=dtype, device="meta") for h, w in sizes]
@@ -309,5 +328,5 @@ def test_new_sizes_compile_nothing_new():
         (launch,) = launches(levels, labels, 20)[:-1]
         numbers = [n for name in ("firsts", "blocks", "groups") for n in launch.args[name]]
         assert all(n % 2 and n > 1 for n in numbers)
-        seen.add(tuple(launch.args[p.name] for p in launch.kernel.params if p.is_constexpr))
+        seen.add(tuple(value for name, value in launch.args.items() if name.isupper()))
     assert len(seen) == 1
