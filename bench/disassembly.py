@@ -78,6 +78,10 @@ def executed(sass: str, taken: Sequence[bool], repeats: int = 0) -> list[str]:
         path.append(text)
         if op == "EXIT" and not predicate:
             break
+        leaves = re.match(r"@!?\w+ CALL\.REL\.NOINC 0x([0-9a-f]+)", text)
+        if leaves and repeats:  # sm_80's way out of a long loop, before the branch back
+            i = i + 1 if left else index[int(leaves.group(1), 16)]
+            continue
         if re.match(r"(CALL|RET|BRX|JMP|JMX|BREAK|BRXU)\b", op):
             raise ValueError(f"cannot count: {text} at {at:#x}")
         i += 1
@@ -88,7 +92,7 @@ def executed(sass: str, taken: Sequence[bool], repeats: int = 0) -> list[str]:
             short = len(block) <= SHORT_BLOCK and not any("BRA" in text or "EXIT" in text for text in block)
             if target < i:
                 loops.add(at)
-                if not repeats or not conditional or len(loops) > 1:
+                if not repeats or len(loops) > 1 or not (conditional or "CALL" in path[-2]):
                     raise ValueError(f"cannot count: loop {text} at {at:#x}")
                 i, left = (target, left - 1) if left else (i, 0)
             elif not conditional:

@@ -168,6 +168,7 @@ CASES = {
     "head bf16 C=80 odd H * W": _head(index=1, dtype=BF16),
     "head fp32 C=91": _head(91),
     "head bf16 C=91": _head(91, dtype=BF16),
+    "head bf16 C=91 odd H * W": _head(91, index=1, dtype=BF16),
     "head fp32 C=4": _head(4),
     "head fp32 (C,) weight": _head(weight=(1, 80)),
     "head fp32 scores": _head(scored=True, alpha=-1.0, formula="quality_focal"),

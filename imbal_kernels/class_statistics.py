@@ -14,7 +14,8 @@ class ClassStatistics(nn.Module):
     with the model; `reset()` starts anew, and several ranks may all_reduce `sums`.
 
     On a CPU the kernel adds them up in its one pass over the logits. On a GPU the losses and gradients of all elements
-    are written and PyTorch adds them up, gradients in the dtype of the logits; nothing waits for the device.
+    are written, classes last, and PyTorch adds them up, gradients in the dtype of the logits; nothing waits for the
+    device.
 
     Args:
         num_classes: C.

@@ -35,8 +35,8 @@ def dense_focal_loss(
 ) -> Tensor:
     """A sigmoid loss of a dense detector's outputs, without permute, concatenation or one-hot targets.
 
-    On a CPU each level is read in its own layout, contiguous or channels-last, its gradient is written in that
-    layout, and nothing of the size of the logits is allocated besides. (A GPU copies contiguous levels first.)
+    Each level is read in its own layout, contiguous or channels-last, its gradient is written in that layout, and
+    nothing of the size of the logits is allocated besides. On a GPU contiguous levels go in two launches at most.
 
     Args:
         levels: L tensors of logits (N, A_l * C, H_l, W_l), as a head's convolution returns them: channel a * C + c

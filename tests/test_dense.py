@@ -7,6 +7,8 @@ import types
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 import imbal_kernels as ik
 
@@ -229,12 +231,12 @@ def one_thread():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_gradcheck(name, device, one_thread):
-    levels, labels = make(device, torch.float64, sizes=((3, 2),))
+    levels, labels = make(device, torch.float64, sizes=((3, 2), (1, 1)), anchors=2)
     formula = SQUARED if name.startswith("own") else name.split(",")[0]
     options = {"scores": make_scores(labels, CLASSES)} if "scores" in name else {}
 
-    def loss(level):
-        return ik.dense_focal_loss([level], labels, CLASSES, ignore_index=-2, formula=formula, **options)
+    def loss(*levels):
+        return ik.dense_focal_loss(levels, labels, CLASSES, ignore_index=-2, formula=formula, **options)
 
     assert torch.autograd.gradcheck(loss, levels)
     assert torch.autograd.gradgradcheck(loss, levels)
@@ -247,6 +249,57 @@ def test_backward_twice_and_another_upstream(device):
     again = torch.autograd.grad(loss * 3, levels)
     for one, three in zip(first, again, strict=True):
         torch.testing.assert_close(one * 3, three)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_each_level_gets_its_gradient(dtype, device):
+    """Once, in its own layout, before what stands behind it: a hook sees it, with another upstream gradient as well."""
+    levels, labels = make(device, dtype)
+    levels[1] = levels[1].detach().to(memory_format=torch.channels_last).requires_grad_()
+    seen = {}
+    for i, level in enumerate(levels):
+        level.register_hook(functools.partial(seen.setdefault, i))
+    loss = ik.dense_focal_loss(levels, labels, CLASSES, ignore_index=-2)
+    (loss * 3).backward()
+    for i, level in enumerate(levels):
+        alone = [other.detach().requires_grad_(other is level) for other in levels]
+        (expected,) = torch.autograd.grad(ik.dense_focal_loss(alone, labels, CLASSES, ignore_index=-2) * 3, alone[i])
+        assert seen[i].shape == level.shape and seen[i].dtype == dtype
+        torch.testing.assert_close(seen[i], expected)
+        assert seen[1].is_contiguous(memory_format=torch.channels_last) and seen[0].is_contiguous()
+        torch.testing.assert_close(level.grad, expected)
+
+
+def test_levels_that_need_no_gradient_get_none(device):
+    levels, labels = make(device, torch.float64)
+    levels[1] = levels[1].detach()
+    asked = [levels[0], levels[2]]
+
+    def loss(function):
+        return function(levels, labels, CLASSES, ignore_index=-2)
+
+    firsts = [torch.autograd.grad(loss(f), asked, create_graph=True) for f in (
+        ik.dense_focal_loss, ik.reference.dense_focal_loss)]  # fmt: skip
+    torch.testing.assert_close(*firsts)
+    seconds = [torch.autograd.grad(sum((g**2).sum() for g in first), asked) for first in firsts]
+    torch.testing.assert_close(*seconds)
+    loss(ik.dense_focal_loss).backward()
+    assert levels[1].grad is None and levels[0].grad is not None
+
+
+def test_compiled_code_has_one_op_for_all_levels(device):
+    torch._dynamo.reset()
+    called = []
+
+    def record(graph, example_inputs):
+        called.extend(str(node.target) for node in graph.graph.nodes if "imbal_kernels" in str(node.target))
+        return make_boxed_func(graph.forward)
+
+    levels, labels = make(device)
+    loss = functools.partial(ik.dense_focal_loss, num_classes=CLASSES, ignore_index=-2)
+    torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=record))(levels, labels).backward()
+    assert called.count("imbal_kernels.sigmoid_loss_levels.default") == 1
+    assert not any("sigmoid_loss.default" in name for name in called)
 
 
 HEADS = {

@@ -51,3 +51,26 @@ def test_last_rows(reduction, kind, tensors, device, exact, assert_within, bound
         (grad,) = torch.autograd.grad(loss, x)
         assert_within(grad[-2:], last.grad, bound(2, x.dtype))
         assert grad[2**31 // CLASSES, 0] == grad[0, 0] == exact(torch.zeros(()), torch.zeros(())).grad.bfloat16()
+
+
+def test_last_places_of_a_head(device, exact, assert_within, bound):
+    """A level of 4 GiB, the gradient as large, and a small one beside it."""
+    gc.collect()
+    needed, available = 9, available_gib(device)
+    if available < needed:
+        pytest.skip(f"needs {needed} GiB of memory, {available:.1f} are available")
+    level = torch.zeros(1, CLASSES, 1, ROWS, device=device, dtype=torch.bfloat16)
+    assert level.numel() > 2**31
+    level[0, :, 0, -2:] = LAST.to(device)
+    small = torch.zeros(1, CLASSES, 1, 3, device=device, dtype=torch.bfloat16)
+    labels = torch.full((1, ROWS + 3), -1, device=device)
+    labels[0, ROWS - 1] = CLASSES - 1
+    loss = ik.dense_focal_loss([level.requires_grad_(), small], labels, CLASSES)
+    t = torch.zeros(2, CLASSES, device=device)
+    t[1, -1] = 1
+    last = exact(LAST.to(device)[:, None].expand(2, CLASSES), t)
+    each = exact(torch.zeros(1), torch.zeros(1)).loss.to(device)
+    others = level.numel() + small.numel() - 2 * CLASSES
+    assert_within(loss.detach(), (each * others).sum() + last.loss.sum(), bound(2, level.dtype))
+    (grad,) = torch.autograd.grad(loss, level)
+    assert_within(grad[0, :, 0, -2:].T, last.grad, bound(2, level.dtype))

@@ -76,6 +76,25 @@ def test_opcheck_of_a_heads_layout(mode, device):
         torch.library.opcheck(raw.sigmoid_loss.default, arguments, {"scores": scores, "formula": formula})
 
 
+@pytest.mark.parametrize("formula", ["focal", "varifocal"])
+@pytest.mark.parametrize("mode, want_grad", [(ops.NO_LOSS, True), (ops.SUM, False), (ops.SUM, True)])
+def test_opcheck_of_levels(mode, want_grad, formula, device):
+    """Two of a head's layout, one with its classes last."""
+    shapes = [(2, 3, 5, 7), (2, 1, 5, 4), (6, 5)]
+    inputs = [torch.randn(shape, device=device) for shape in shapes]
+    targets = [torch.arange(42).reshape(2, 3, 7), torch.arange(8).reshape(2, 1, 4), torch.arange(6)]
+    targets = [ids.to(device) % 7 - 1 for ids in targets]
+    weights = [torch.rand(ids.numel(), 1, device=device) for ids in targets]
+    scores = [] if formula == "focal" else [torch.rand(ids.numel(), device=device) for ids in targets]
+    upstream = torch.tensor(2.0, device=device) if mode == ops.NO_LOSS else None
+    scale = torch.tensor(0.5, device=device)
+    numbers = (0.25, 2.0, 0.1, 1.0, -100)
+    torch.library.opcheck(
+        raw.sigmoid_loss_levels.default,
+        (inputs, targets, weights, [], None, scale, upstream, *numbers, mode, want_grad, scores, formula, 0.0, 0.0),
+    )
+
+
 @pytest.mark.parametrize("positives", [False, True])
 def test_opcheck_of_the_small_ops(positives, device):
     x, ids = problem(device)

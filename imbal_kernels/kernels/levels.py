@@ -14,7 +14,8 @@ from .launch import Launch, cdiv, on_device
 
 # Channels a step, places and warps of a program: 8 logits a thread at a time, for which 80 registers are enough. With
 # 16 an element costs 1 % less, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
-STEP, POSITIONS, WARPS = 2, 256, 2
+STEP, WARPS = 2, 2
+POSITIONS = {2: 256, 4: 256, 8: 128}  # by itemsize
 PATCHED = 17  # classes from which on it pays to write positives afterwards, as in streaming.py
 MODES = ("none", "scalar", "class", "row", "full")
 
@@ -57,6 +58,7 @@ def plan(
     assert loss_mode != sigmoid.ELEMENTWISE
     first, classes = inputs[0], inputs[0].shape[2]
     compute = torch.float64 if first.dtype == torch.float64 else torch.float32
+    places = POSITIONS[first.element_size()]
     if len({target.dtype for target in targets}) > 1:
         targets = [target.long() for target in targets]
     element = sigmoid.specialise(
@@ -72,11 +74,11 @@ def plan(
         ignore_index=ignore_index, WEIGHT=_mode(weights, inputs), POS_WEIGHT=_mode(pos_weights, inputs),
         ALPHA=sigmoid.mode_of(alpha_per_class, (0, classes)), SCORES="row" if scores else "none",
         UPSTREAM="none" if upstream is None else "scalar", LOSS=sigmoid.LOSSES[loss_mode], LEVELS=len(inputs),
-        POSITIONS=POSITIONS, STEP=STEP, REST=classes % STEP != 0,
+        POSITIONS=places, STEP=STEP, REST=classes % STEP != 0,
     )  # fmt: skip
 
     launches, base = [], 0
-    blocks = [cdiv(x.shape[3], POSITIONS) for x in inputs]
+    blocks = [cdiv(x.shape[3], places) for x in inputs]
     for vector, levels in _vectors(inputs).items():
         # All levels in both launches, so that they differ by their vectors alone; those of the other have no programs.
         counts = [x.shape[0] * x.shape[1] * blocks[i] if i in levels else 0 for i, x in enumerate(inputs)]

@@ -26,6 +26,18 @@ BUDGETS = {
     "asymmetric fp32 C=80": (37, 4.1),  # beside exponential and reciprocal a logarithm and 1 / (1 - y)
     "asymmetric bf16 C=80": (35, 4.1),
 }
+# H * W % 8 = 0, and any other.
+HEAD = {
+    "head fp32 C=80": 29,
+    "head bf16 C=80": 29,
+    "head fp16 C=80": 29,
+    "head fp32 C=91": 29,
+    "head bf16 C=91": 29,
+    "head fp32 scores": 29,
+    "head fp32 C=80 odd H * W": 38,
+    "head bf16 C=80 odd H * W": 38,
+    "head bf16 C=91 odd H * W": 38,
+}
 SOFTMAX = {
     "softmax fp32 C=64": 24,
     "softmax fp32 C=80": 24,
@@ -84,6 +96,26 @@ def test_logits_and_gradients_move_in_128_bits(name):
     wide = launch.args["TILES"] * (2 if "fp32" not in name else 4)
     assert report.loads["128"] == report.stores["128"] == wide
     assert sum(report.stores.values()) - wide <= launch.args["PATCHES"] + 1
+
+
+@pytest.mark.parametrize("name", HEAD)
+def test_head_budget(name):
+    """On every architecture; 80 registers leave room for 24 warps, which have a tile each to wait for."""
+    for arch in sass.ARCHITECTURES:
+        report = sass.report(name, arch)
+        assert report.instructions <= HEAD[name] * SLACK
+        assert report.mufu <= 2.1 and report.registers <= 80 * SLACK and report.spills == 0
+
+
+@pytest.mark.parametrize("name", [name for name in HEAD if "odd" not in name])
+def test_a_head_moves_in_128_bits(name):
+    """Logits and gradients; the rest are labels, and the patch of four places a thread."""
+    launch, report = sass.CASES[name].launch(), sass.report(name)
+    args, threads = launch.args, 32 * launch.num_warps
+    steps = -(-args["C"] // args["STEP"])
+    wide = steps * args["STEP"] * args["POSITIONS"] * args["x_ptrs"][0].element_size() / (16 * threads)
+    assert report.stores["128"] == wide and report.loads["128"] >= wide
+    assert sum(report.stores.values()) - wide <= args["POSITIONS"] / threads + 1
 
 
 @pytest.mark.parametrize("name", SOFTMAX | UNALIGNED)
@@ -173,6 +205,15 @@ def _sass(*lines):
 def test_a_loop_is_not_counted():
     with pytest.raises(ValueError, match="loop"):
         disassembly.executed(_sass("FADD R0, R0, R0", "@P0 BRA 0x0", "EXIT"), (True,))
+
+
+@pytest.mark.parametrize("back", (("@P0 BRA 0x10",), ("@!P0 CALL.REL.NOINC 0x40", "BRA 0x10")))
+def test_a_loop_counts_as_often_as_is_stated(back):
+    code = _sass("MOV R0, R1", "FADD R0, R0, R0", *back, *["MOV R1, R0"] * (3 - len(back)), "EXIT")
+    path = disassembly.executed(code, (), 3)
+    assert disassembly.count(path, "FADD") == 4
+    with pytest.raises(ValueError, match="repeats were not met"):
+        disassembly.executed(_sass("MOV R0, R1", "EXIT"), (), 3)
 
 
 def test_an_unstated_long_branch_is_not_counted():

@@ -38,7 +38,7 @@ INF, NAN = math.inf, math.nan
 def few_steps(monkeypatch):
     """Small programs of long steps: the interpreter's time goes by operations, not by elements."""
     monkeypatch.setattr(module, "STEP", 8)
-    monkeypatch.setattr(module, "POSITIONS", 16)
+    monkeypatch.setattr(module, "POSITIONS", dict.fromkeys((2, 4, 8), 16))
     monkeypatch.setattr(sigmoid, "TILE", dict.fromkeys((2, 4, 8), (16, 1)))  # that of channels-last levels
 
 
@@ -316,7 +316,7 @@ def test_at_most_two_launches_for_all_levels(dtype, vectors, as_launched):
     labels = torch.empty(1, 9 * sum(h * w for h, w in sizes), dtype=torch.long, device="meta")
     *kernels, total = launches(levels, labels, 80, normalizer=None)
     assert [launch.args["VECTOR"] for launch in kernels] == vectors
-    of_place = [-(-h * w // module.POSITIONS) * 9 for h, w in sizes]
+    of_place = [-(-h * w // module.POSITIONS[dtype.itemsize]) * 9 for h, w in sizes]
     assert sum(launch.programs for launch in kernels) == sum(of_place) == total.args["count"]
 
 
