@@ -26,6 +26,11 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {kind_of(value)}")
+
+
 def check_tensor(name: str, input: Tensor) -> None:
     """Logits: a strided tensor of a float dtype."""
     if not isinstance(input, Tensor):

@@ -171,8 +171,8 @@ class _Frames(BaseOverSampler):
 
 
 class _Sampler(_Frames):
-    """Goes before a sampler of imbalanced-learn: our search for a number of neighbours, and dense arrays of integers
-    or bools computed in float64, where differences cannot wrap."""
+    """Goes before a sampler of imbalanced-learn: our search for a number of neighbours, integers and bools computed in
+    float64, where differences cannot wrap, and no sample that its dtype cannot hold."""
 
     _search = NearestNeighbors
     _kept: tuple[str, ...] = ("float32", "float64")  # the others are computed in float64
@@ -186,7 +186,7 @@ class _Sampler(_Frames):
 
     def _fit_resample(self, X: Any, y: NDArray) -> tuple[Any, NDArray]:
         dtype = getattr(X, "dtype", np.dtype(object))
-        if dtype.kind not in "fiub" or (issparse(X) and dtype.kind == "f"):
+        if dtype.kind not in "fiub":
             return super()._fit_resample(X, y)
         wide, y = super()._fit_resample(X if dtype.name in self._kept else X.astype(np.float64), y)
         if not issparse(X):
@@ -197,7 +197,7 @@ class _Sampler(_Frames):
 
     def _generate_samples(self, X: Any, nn_data: Any, *args: Any, **kwargs: Any) -> Any:
         # In float32 a rounded difference can lead out of the box of the two end points.
-        if issparse(X) or X.dtype != np.float32:
+        if X.dtype != np.float32:
             return super()._generate_samples(X, nn_data, *args, **kwargs)
         wide = super()._generate_samples(X.astype(np.float64), nn_data.astype(np.float64), *args, **kwargs)
         return wide.astype(np.float32)

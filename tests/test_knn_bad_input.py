@@ -47,6 +47,7 @@ CASES = [
     ((X, 1), {"query": X, "include_self": True}, ValueError,
      "include_self is for x against itself: rows of query are never excluded"),
     ((X, 1), {"include_self": 1}, TypeError, "include_self must be a bool, got int"),
+    ((X, 1), {"return_counts": 1}, TypeError, "return_counts must be a bool, got int"),
     ((X, 1), {"ptr": [0, 6]}, TypeError, "ptr must be a Tensor or None, got list"),
     ((X, 1), {"ptr": torch.tensor([0, 6]).int()}, TypeError, "ptr must be int64, got torch.int32"),
     ((X, 1), {"ptr": torch.tensor([[0, 6]])}, ValueError,

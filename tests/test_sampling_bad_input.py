@@ -140,6 +140,10 @@ CASES = [
     # generator
     (smote(generator=0), TypeError, "generator must be a torch.Generator or None, got int"),
     (smote(generator=-1), TypeError, "generator must be a torch.Generator or None, got int"),
+    # provenance
+    (smote(return_provenance="yes"), TypeError, "return_provenance must be a bool, got str"),
+    (call("borderline_smote", return_provenance=1), TypeError, "return_provenance must be a bool, got int"),
+    (call("adasyn", return_provenance=None), TypeError, "return_provenance must be a bool, got NoneType"),
     # random
     (over(shrinkage=-1.0), ValueError, "The shrinkage factor needs to be >= 0. Got -1.0 for class 1."),
     (over(shrinkage={1: float("inf")}), ValueError, "The shrinkage factor needs to be >= 0. Got inf for class 1."),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imbal_kernels.checks import check_bool
 from imbal_kernels.sampling.arguments import KnnCounts, KnnProblem, check_values, knn_problem
 
 # Distances held at once: 32 MiB.
@@ -60,6 +61,7 @@ def knn(
     return_counts: bool = False,
 ) -> tuple[Any, ...]:
     """Reference of `imbal_kernels.knn`: the same arguments, any device."""
+    check_bool("return_counts", return_counts)
     problem = knn_problem(x, k, query=query, ptr=ptr, query_ptr=query_ptr, include_self=include_self)
     check_values(problem)
     indices, distances, counts = search(problem)

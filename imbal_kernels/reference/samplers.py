@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imbal_kernels.checks import check_bool
 from imbal_kernels.reference.neighbors import knn
 from imbal_kernels.reference.philox import philox_words
 from imbal_kernels.reference.sampling import (
@@ -25,7 +26,6 @@ from imbal_kernels.sampling.resampling import (
     check_borderline_sizes,
     check_class_sizes,
     check_neighbors,
-    check_replacement,
     check_shrinkage,
     draw_key,
     over_sampling,
@@ -40,6 +40,7 @@ def smote(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Reference of `imbal_kernels.smote`."""
     check_neighbors("k_neighbors", k_neighbors)
+    check_bool("return_provenance", return_provenance)
     resampling = over_sampling("smote", X, y, sampling_strategy, generator)
     check_class_sizes("k_neighbors", k_neighbors, resampling)
     key, made = draw_key(generator), []
@@ -56,6 +57,7 @@ def borderline_smote(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Reference of `imbal_kernels.borderline_smote`."""
     check_borderline(k_neighbors, m_neighbors, kind)
+    check_bool("return_provenance", return_provenance)
     resampling = over_sampling("borderline_smote", X, y, sampling_strategy, generator)
     check_borderline_sizes(resampling, k_neighbors, m_neighbors, kind)
     x = points(resampling.X)
@@ -82,6 +84,7 @@ def adasyn(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Reference of `imbal_kernels.adasyn`."""
     check_neighbors("n_neighbors", n_neighbors)
+    check_bool("return_provenance", return_provenance)
     resampling = over_sampling("adasyn", X, y, sampling_strategy, generator)
     check_class_sizes("n_neighbors", n_neighbors, resampling)
     x = points(resampling.X)
@@ -121,7 +124,7 @@ def random_undersample(
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Reference of `imbal_kernels.random_undersample`."""
-    check_replacement(replacement)
+    check_bool("replacement", replacement)
     resampling = under_sampling("random_undersample", X, y, sampling_strategy, generator)
     rows = subset(resampling, replacement, draw_key(generator), _words)
     return X[rows], y[rows]

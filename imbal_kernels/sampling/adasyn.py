@@ -5,6 +5,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from imbal_kernels.checks import check_bool
 from imbal_kernels.reference.sampling import shares
 from imbal_kernels.sampling.assemble import class_rows, generate, nearest
 from imbal_kernels.sampling.knn import knn
@@ -64,6 +65,7 @@ def adasyn(
         ValueError: also where no row of a class that shall grow has a neighbour of another class.
     """
     check_neighbors("n_neighbors", n_neighbors)
+    check_bool("return_provenance", return_provenance)
     resampling = over_sampling("adasyn", X, y, sampling_strategy, generator)
     check_class_sizes("n_neighbors", n_neighbors, resampling)
     rows, ptr = class_rows(resampling)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from imbal_kernels.checks import check_tensor
+from imbal_kernels.checks import check_bool, check_tensor
 
 MAX_NEIGHBORS = MAX_COLUMNS = 4096
 
@@ -42,8 +42,7 @@ def knn_problem(
         raise TypeError(f"k must be an int, got {type(k).__name__}")
     if not 1 <= k <= MAX_NEIGHBORS:
         raise ValueError(f"k must be in [1, {MAX_NEIGHBORS}], got {k}")
-    if not isinstance(include_self, bool):
-        raise TypeError(f"include_self must be a bool, got {type(include_self).__name__}")
+    check_bool("include_self", include_self)
     if query is not None:
         _check_query(query, x)
     elif query_ptr is not None:

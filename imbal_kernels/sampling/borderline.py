@@ -5,6 +5,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from imbal_kernels.checks import check_bool
 from imbal_kernels.reference.sampling import check_danger, in_danger
 from imbal_kernels.sampling.assemble import class_rows, generate, nearest, offsets
 from imbal_kernels.sampling.resampling import (
@@ -70,6 +71,7 @@ def borderline_smote(
         ValueError: also where a class that shall grow has no row in danger.
     """
     check_borderline(k_neighbors, m_neighbors, kind)
+    check_bool("return_provenance", return_provenance)
     resampling = over_sampling("borderline_smote", X, y, sampling_strategy, generator)
     check_borderline_sizes(resampling, k_neighbors, m_neighbors, kind)
     rows, ptr = class_rows(resampling)

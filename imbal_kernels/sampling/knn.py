@@ -5,6 +5,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from imbal_kernels import ops
+from imbal_kernels.checks import check_bool
 from imbal_kernels.sampling.arguments import KnnCounts, knn_problem
 
 
@@ -66,6 +67,7 @@ def knn(
     >>> indices.tolist(), distances.tolist()
     ([[2, 3], [2, 3], [3, 0], [2, 0]], [[1.0, 1.0], [4.0, 4.0], [0.0, 1.0], [0.0, 1.0]])
     """
+    check_bool("return_counts", return_counts)
     problem = knn_problem(x, k, query=query, ptr=ptr, query_ptr=query_ptr, include_self=include_self)
     indices, distances, counts = ops.knn(problem)
     return (indices, distances, KnnCounts(counts[0], counts[1])) if return_counts else (indices, distances)

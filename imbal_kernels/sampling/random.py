@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from imbal_kernels import ops
+from imbal_kernels.checks import check_bool
 from imbal_kernels.reference import sampling as reference
 from imbal_kernels.sampling.assemble import class_rows, generate
 from imbal_kernels.sampling.resampling import (
     Strategy,
-    check_replacement,
     check_shrinkage,
     draw_key,
     over_sampling,
@@ -87,7 +87,7 @@ def random_undersample(
         >>> y.bincount()
         tensor([10, 10])
     """
-    check_replacement(replacement)
+    check_bool("replacement", replacement)
     resampling = under_sampling("random_undersample", X, y, sampling_strategy, generator)
     rows = reference.subset(resampling, replacement, draw_key(generator), ops.philox)
     return X[rows], y[rows]

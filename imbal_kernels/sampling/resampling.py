@@ -115,11 +115,6 @@ def check_borderline_sizes(resampling: Resampling, k: int, m: int, kind: str) ->
         check_enough("k_neighbors", k, resampling.X.shape[0], "X has")
 
 
-def check_replacement(replacement: object) -> None:
-    if not isinstance(replacement, bool):
-        raise TypeError(f"replacement must be a bool, got {type(replacement).__name__}")
-
-
 def check_shrinkage(shrinkage: float | Mapping[int, float] | None, resampling: Resampling) -> dict[int, float]:
     """The factor of each class that grows; empty for none."""
     if shrinkage is None:

@@ -5,6 +5,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from imbal_kernels.checks import check_bool
 from imbal_kernels.sampling.assemble import class_rows, generate
 from imbal_kernels.sampling.knn import knn
 from imbal_kernels.sampling.resampling import (
@@ -79,6 +80,7 @@ def smote(
         tensor([90, 90])
     """
     check_neighbors("k_neighbors", k_neighbors)
+    check_bool("return_provenance", return_provenance)
     resampling = over_sampling("smote", X, y, sampling_strategy, generator)
     check_class_sizes("k_neighbors", k_neighbors, resampling)
     rows, ptr = class_rows(resampling)

@@ -119,10 +119,21 @@ def test_float32_stays_finite_and_inside_where_differences_overflow(name, pair, 
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-def test_an_overflow_of_float64_is_an_error():
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csc_array])
+def test_an_overflow_of_float64_is_an_error(form):
     X, y = np.array([[-1.7e308], [1.7e308], [1.7e308], [0.0]] * 2)[:7], np.array([1, 1, 1, 1, 0, 1, 1])
     with pytest.raises(ValueError, match="beyond the range of its dtype float64"):
-        ours.SMOTE(k_neighbors=4, sampling_strategy={1: 60, 0: 1}, random_state=0).fit_resample(X, y)
+        ours.SMOTE(k_neighbors=4, sampling_strategy={1: 60, 0: 1}, random_state=0).fit_resample(form(X), y)
+
+
+@pytest.mark.parametrize("name", ["SMOTE", "ADASYN"])
+def test_sparse_float32_stays_finite_and_inside_where_differences_overflow(name, pair, in_boxes):
+    """6e38 apart, beyond what float32 holds."""
+    X, y = np.zeros((40, 3), np.float32), np.arange(40) % 4 == 0
+    X[:, 0] = np.where(np.arange(40) % 8 < 4, 3e38, -3e38)
+    found, _ = pair(name, random_state=0)[1].fit_resample(sparse.csr_matrix(X), y)
+    assert found.dtype == np.float32 and found.shape[0] > 50
+    assert in_boxes(found.toarray()[40:], X[y]).all()
 
 
 def test_a_missing_category_is_a_category(table):
