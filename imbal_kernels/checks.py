@@ -80,6 +80,8 @@ def check_options(
     check_number("label_smoothing", label_smoothing, 0.0, 1.0)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {kind_of(ignore_index)}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit int64, got {ignore_index}")
     if not isinstance(loss_weight, Tensor):
         check_number("loss_weight", loss_weight, -math.inf, math.inf)
 

@@ -38,7 +38,7 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def class_weights(counts: Tensor, scheme: str = "balanced", *, beta: float = 0.9999) -> Tensor:
-    """A weight per class from its count n_c, float32, of the shape of `counts`.
+    """A weight per class from its count n_c, float32, (k,).
 
     Args:
         counts: examples of each of k classes, (k,), all positive. N is their sum.
@@ -52,7 +52,7 @@ def class_weights(counts: Tensor, scheme: str = "balanced", *, beta: float = 0.9
         >>> ik.class_weights(torch.tensor([9900, 100]))
         tensor([ 0.5051, 50.0000])
     """
-    n = _counts(counts)
+    n = _counts_per_class(counts)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {SCHEMES}, got {scheme!r}")
     if not 0 <= beta < 1:
@@ -98,7 +98,7 @@ def prior_bias(prior: float = 0.01) -> float:
 
 def log_prior(counts: Tensor) -> Tensor:
     """log(n_c / N), float32: what logit adjustment (Menon et al. 2021) adds to the logits."""
-    n = _counts(counts)
+    n = _counts_per_class(counts)
     return (n / n.sum()).log().float()
 
 
@@ -120,3 +120,10 @@ def _counts(counts: Tensor) -> Tensor:
         where = int((~valid).flatten().int().argmax())
         raise ValueError(f"counts must be positive and finite, got {counts.flatten()[where].item()} for class {where}")
     return torch.where(valid, n, torch.nan)
+
+
+def _counts_per_class(counts: Tensor) -> Tensor:
+    n = _counts(counts)
+    if n.dim() != 1:
+        raise ValueError(f"counts must be 1-d, one per class, got shape {tuple(counts.shape)}")
+    return n
