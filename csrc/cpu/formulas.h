@@ -59,23 +59,19 @@ struct Focal {
 
   // softplus(x) - max(x, 0) = softplus(-x) - max(-x, 0), from p = sigmoid(x) and q = 1 - p. A higher power is
   // allowed a larger error.
-  static V log_term(V p, V q) { return minus_log1m<P == kPower0>(vmin(p, q)); }
+  template <bool Confident = false>
+  static V log_term(V p, V q) {
+    if constexpr (Confident) return minus_log1m_small<P == kPower0>(p);
+    else return minus_log1m<P == kPower0>(vmin(p, q));
+  }
 
   // t = 0, or a positive by the negated logit; m = sigmoid(x), c = 1 - m:
   //   loss = m^g softplus(x);  dloss/dx = m^g (m + g c softplus(x))
   template <bool Confident = false>
   Modulated<V> background(Logit<V> l) const {
-    V m = l.r, c = l.e * l.r;
-    if constexpr (Confident) std::swap(m, c);
-    V b, sp, log_m = l.x;
-    if constexpr (Confident) {
-      sp = b = minus_log1m_small<P == kPower0>(m);
-    } else {
-      b = log_term(m, c);
-      sp = b + at_least(A(0), l.x);
-      log_m = at_most(A(0), l.x);
-    }
-    const V mg = power<P>(m, log_m, b, gamma);
+    const V m = Confident ? l.e * l.r : l.r, c = Confident ? l.r : l.e * l.r, b = log_term<Confident>(m, c);
+    const V sp = Confident ? b : b + at_least(A(0), l.x);
+    const V mg = power<P>(m, Confident ? l.x : at_most(A(0), l.x), b, gamma);
     if constexpr (P == kPower0) return {mg, sp, m};
     const V gc = P == kPower1 ? c : P == kPower2 ? c + c : c * gamma.whole;
     return {mg, sp, m + gc * (Confident ? sp : finite(sp))};

@@ -50,17 +50,16 @@ constexpr int kGroup = 16;
 
 // Whether every logit is in [-87, -1], where the exponential needs no limits and the softplus no cases. Bits of
 // negative numbers grow with their size, those of a NaN and of an infinity beyond all others.
-struct Confident {
+inline bool confident(const float* x, int64_t vectors) {
   typedef uint32_t Bits __attribute__((vector_size(IMBAL_BYTES)));
-  static constexpr uint32_t kLeast = 0xbf800000, kMost = 0xc2ae0000;
+  constexpr uint32_t least = 0xbf800000, most = 0xc2ae0000;
   Bits top = {};
-
-  void look(VF x) {
-    const Bits above = (Bits)x - kLeast;
+  for (int64_t v = 0; v < vectors; ++v) {
+    const Bits above = (Bits)load(x + v * Simd<float>::W) - least;
     top = above > top ? above : top;
   }
-  bool all() const { return !any<float>((IF)(top > kMost - kLeast)); }
-};
+  return !any<float>((IF)(top > most - least));
+}
 
 // Vectors of nothing but background and no factor but the scalars: nearly all of a detector's outputs.
 template <class F, class A = typename F::A>
@@ -81,14 +80,9 @@ Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int6
     next = first + kGroup < last ? first + kGroup : last;
     run = V{};
     if constexpr (F::kConfident) {
-      Confident confident;
-      V e[kGroup];
-      for (int64_t v = first; v < next; ++v) {
-        const V x = logit(v);
-        confident.look(x);
-        e[v - first] = exp_within(x);
-      }
-      if (confident.all()) {
+      if (confident(o.x + first * W, next - first)) {
+        V e[kGroup];
+        for (int64_t v = first; v < next; ++v) e[v - first] = exp_within(logit(v));
         for (int64_t v = first; v < next; ++v) {
           const V own = e[v - first], r = reciprocal(A(1) + own);
           take(v, formula.template background<true>({load(o.x + v * W), own, r}));
