@@ -48,13 +48,13 @@ struct Prepared {
 // Vectors that are looked at together: longer runs are less often confident throughout, shorter ones pay for the look.
 constexpr int kGroup = 16;
 
-// Whether every logit is in [-87, -1], where the exponential needs no limits and the softplus no cases. Bits of
-// negative numbers grow with their size, those of a NaN and of an infinity beyond all others.
-inline bool confident(const float* x, int64_t vectors) {
+// Whether every logit of a group is in [-87, -1], where the exponential needs no limits and the softplus no cases. Bits
+// of negative numbers grow with their size, those of a NaN and of an infinity beyond all others.
+inline bool confident(const float* x) {
   typedef uint32_t Bits __attribute__((vector_size(IMBAL_BYTES)));
   constexpr uint32_t least = 0xbf800000, most = 0xc2ae0000;
   Bits top = {};
-  for (int64_t v = 0; v < vectors; ++v) {
+  for (int64_t v = 0; v < kGroup; ++v) {
     const Bits above = (Bits)load(x + v * Simd<float>::W) - least;
     top = above > top ? above : top;
   }
@@ -80,12 +80,12 @@ Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int6
     next = first + kGroup < last ? first + kGroup : last;
     run = V{};
     if constexpr (F::kConfident) {
-      if (confident(o.x + first * W, next - first)) {
+      if (next - first == kGroup && confident(o.x + first * W)) {
         V e[kGroup];
-        for (int64_t v = first; v < next; ++v) e[v - first] = exp_within(logit(v));
-        for (int64_t v = first; v < next; ++v) {
-          const V own = e[v - first], r = reciprocal(A(1) + own);
-          take(v, formula.template background<true>({load(o.x + v * W), own, r}));
+        for (int64_t i = 0; i < kGroup; ++i) e[i] = exp_within(logit(first + i));
+        for (int64_t i = 0; i < kGroup; ++i) {
+          const V r = reciprocal(A(1) + e[i]);
+          take(first + i, formula.template background<true>({load(o.x + (first + i) * W), e[i], r}));
         }
         continue;
       }
