@@ -163,6 +163,24 @@ def test_compiled_code_refuses_a_bad_label(device):
             compiled(x, ids)
 
 
+@pytest.mark.parametrize("loss", [ik.sigmoid_focal_loss, ik.softmax_focal_loss])
+def test_compiled_autograd(loss, device):
+    """The gradient that a compiled forward keeps reaches a backward that is compiled as it runs."""
+    torch._dynamo.reset()
+    x, ids = problem(device)
+    ids = ids.clamp(0, x.shape[1] - 1)
+    layer = torch.nn.Linear(x.shape[1], x.shape[1]).to(device)
+
+    def step(x):
+        (loss(layer(x), ids, reduction="sum") * 1.7).backward()
+
+    step(x.detach())
+    expected, layer.weight.grad = layer.weight.grad, None
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(step, backend="aot_eager")(x.detach())
+    torch.testing.assert_close(layer.weight.grad, expected)
+
+
 COMPILED = [
     *((name, "aot_eager") for name in ("focal", "focal, positives", "quality, scores", "asymmetric", "own formula")),
     ("focal", "inductor"),

@@ -70,11 +70,15 @@ class _FusedLoss(torch.autograd.Function):
         first = problems[0]
         keep = differentiate and not first.elementwise and first.input.dtype != torch.float16
         loss, grads, *more = family.raw(problems, None, ELEMENTWISE if first.elementwise else SUM, keep)
-        ctx.save_for_backward(*itertools.chain(*(problem[: family.tensors] for problem in problems)))
+        # A tensor that is not saved in this way is lost between a compiled forward and PyTorch's compiled autograd;
+        # one that is can't be rescaled in place, as eager mode does.
+        compiled = grads if keep and torch.compiler.is_compiling() else []
+        ctx.save_for_backward(*itertools.chain(*(problem[: family.tensors] for problem in problems)), *compiled)
         ctx.name = name
         ctx.options = first[family.tensors :]
+        ctx.end = family.tensors * len(problems)
         ctx.kept = keep
-        ctx.grads = grads if keep else None
+        ctx.grads = grads if keep and not compiled else None
         if not more:
             return loss
         ctx.mark_non_differentiable(*more)
@@ -84,8 +88,8 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         family = FAMILIES[ctx.name]
         saved, size = ctx.saved_tensors, family.tensors
-        problems = [family.problem(*saved[i : i + size], *ctx.options) for i in range(0, len(saved), size)]
-        grads, ctx.grads = ctx.grads, None
+        problems = [family.problem(*saved[i : i + size], *ctx.options) for i in range(0, ctx.end, size)]
+        grads, ctx.grads = saved[ctx.end :] or ctx.grads, None
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a second derivative may follow
             grads = _of_reference(family, problems, upstream)
         elif not ctx.kept:
