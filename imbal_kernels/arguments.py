@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.checks import (
+    check_exponent,
     check_number,
     check_options,
     check_reduction,
@@ -110,7 +111,7 @@ def sigmoid_problem(
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     exponent, least = FORMULAS.get(formula, ("gamma", 0.0))
     check_options(gamma, label_smoothing, ignore_index, loss_weight, exponent, least)
-    check_number("gamma_pos", gamma_pos, 0.0, math.inf)
+    check_exponent("gamma_pos", gamma_pos)
     check_number("clip", clip, 0.0, 1.0)
 
     if formula == "varifocal":

@@ -10,6 +10,7 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NORMALIZERS = ("positives", "positives_per_image")
+MOST = 1e30  # of an exponent: its products with logits stay in the range of float32
 
 
 def kind_of(value: object) -> str:
@@ -24,6 +25,12 @@ def check_number(name: str, value: object, low: float, high: float) -> None:
         half_open = f"finite and at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
         bound = "finite" if math.isinf(low) else half_open
         raise ValueError(f"{name} must be {bound}, got {value}")
+
+
+def check_exponent(name: str, value: Any, least: float = 0.0) -> None:
+    check_number(name, value, least, math.inf)
+    if value > MOST:
+        raise ValueError(f"{name} must be at most {MOST:g}, got {value}")
 
 
 def check_bool(name: str, value: object) -> None:
@@ -76,7 +83,7 @@ def check_options(
     least: float = 0.0,
 ) -> None:
     """The numbers that every family takes; the exponent by the name that its loss gives it."""
-    check_number(exponent, gamma, least, math.inf)
+    check_exponent(exponent, gamma, least)
     check_number("label_smoothing", label_smoothing, 0.0, 1.0)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {kind_of(ignore_index)}")

@@ -12,7 +12,7 @@ from imbal_kernels.checks import (
     FLOATS,
     INTEGERS,
     check_constant,
-    check_number,
+    check_exponent,
     check_optional_tensor,
     check_same_device,
     check_tensor,
@@ -50,7 +50,7 @@ def formula_options(
             raise ValueError(f"{option} has no meaning in {name}, which takes {', '.join(takes)}")
     chosen = {option: takes[option] if given[option] is None else given[option] for option in takes if option in given}
     if "gamma" in chosen:
-        check_number("gamma", chosen["gamma"], FORMULAS[str(formula)][1], math.inf)
+        check_exponent("gamma", chosen["gamma"], FORMULAS[str(formula)][1])
     key = formula.key if isinstance(formula, Formula) else formula
     return {"formula": key, "alpha": -1.0, "gamma": 0.0, "gamma_pos": 0.0, "clip": 0.0} | chosen
 

@@ -102,6 +102,7 @@ CASES = [
     (focal(alpha=grad(3)), ValueError, requires_grad("alpha")),
     (focal(alpha=torch.ones(3) + 0j), TypeError, "alpha must be real, got torch.complex64"),
     (focal(gamma=-0.5), ValueError, "gamma must be finite and at least 0, got -0.5"),
+    (focal(gamma=2e30), ValueError, "gamma must be at most 1e+30, got 2e+30"),
     (focal(gamma=float("inf")), ValueError, "gamma must be finite and at least 0, got inf"),
     (focal(gamma=float("nan")), ValueError, "gamma must be finite and at least 0, got nan"),
     (focal(gamma=torch.tensor(2.0)), TypeError, numbers("gamma", "Tensor")),

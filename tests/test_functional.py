@@ -261,6 +261,29 @@ def test_extreme_logits(dtype, kind, gamma, functions, device, exact):
 
 
 @BOTH
+@pytest.mark.parametrize("gamma", [50.0, 1e10, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_any_exponent(dtype, gamma, functions, device):
+    """Its product with a logit may be beyond the dtype; loss and gradient are not."""
+    values = torch.tensor([0.0, 0.5, -5.0, 30.0, -100.0, 1e10, -1e10, 1e30, -1e30], device=device, dtype=dtype)
+    x = torch.cartesian_prod(values, values).contiguous()
+    for t in (torch.zeros(len(x)).long(), torch.ones(len(x)).long(), torch.full((len(x), 2), 0.3)):
+        for loss, options in (
+            (functions.sigmoid_focal_loss, {"gamma": gamma}),
+            (functions.sigmoid_focal_loss, {"gamma": gamma, "label_smoothing": 0.1}),
+            (functions.quality_focal_loss, {"beta": gamma}),
+            (functions.varifocal_loss, {"gamma": gamma}),
+            (functions.asymmetric_loss, {"gamma_neg": gamma, "gamma_pos": gamma}),
+            (functions.softmax_focal_loss, {"gamma": gamma}),
+            (functions.softmax_focal_loss, {"gamma": gamma, "label_smoothing": 0.1}),
+        ):
+            y = x.clone().requires_grad_()
+            losses = loss(y, t.to(device), reduction="none", **options)
+            losses.sum().backward()
+            assert losses.isfinite().all() and y.grad.isfinite().all(), (loss.__name__, options)
+
+
+@BOTH
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("targets", ["dense", "soft", "ids"])

@@ -98,9 +98,9 @@ struct Focal {
         log_a = neg ? at_most(A(0), x) : pos ? at_most(A(0), -x) : log_normal(k);
         log_b = (neg | pos) ? b : zero;
       }
-      ratio = gamma.whole * (one - A(2) * t) * (neg ? q : pos ? p : p * q / k);
+      ratio = (one - A(2) * t) * (neg ? q : pos ? p : p * q / k);
     }
-    const V slope = us * p - pw * ts * q + ratio * finite(B);
+    const V slope = us * p - pw * ts * q + ratio * finite(gamma.whole * finite(B));
     return {times_power<P>(B, base, log_a, log_b, gamma), times_power<P>(slope, base, log_a, log_b, gamma)};
   }
 };

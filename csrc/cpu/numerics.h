@@ -165,11 +165,13 @@ inline V weigh(V w, V v) { return w * (w == 0 ? finite(v) : v); }
 inline VF high_half(VF a) { return (VF)((IF)a & (int32_t)0xfffff000); }
 inline VD high_half(VD a) { return (VD)((ID)a & (int64_t)0xfffffffff8000000LL); }
 
-// gamma in two parts, each times the first part of a split `a` exact.
+// gamma in two parts, each times the first part of a split `a` exact; at `least` gamma * a is finite, its power 0.
 template <class A>
 struct Exponent {
-  A whole, high, low;
-  explicit Exponent(A gamma) : whole(gamma), high(high_half(Vec<A>{} + gamma)[0]), low(gamma - high) {}
+  A whole, high, low, least;
+  explicit Exponent(A gamma)
+      : whole(gamma), high(high_half(Vec<A>{} + gamma)[0]), low(gamma - high),
+        least(gamma > A(1e7) ? A(-1e37) / gamma : A(-1e30)) {}
 };
 
 // gamma * a as a sum of two, the second small.
@@ -193,6 +195,6 @@ inline Product<float> product(Exponent<float> gamma, VF a) {
 // otherwise be the largest error of the whole formula.
 template <class A>
 inline Vec<A> exp_scaled(Vec<A> a, Vec<A> b, Exponent<A> gamma, A up) {
-  const Product<A> p = product(gamma, at_least(A(-1e30), a));
+  const Product<A> p = product(gamma, at_least(gamma.least, a));
   return exp_sum(p.hi, p.lo - gamma.whole * b, up);
 }

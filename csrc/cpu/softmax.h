@@ -203,7 +203,7 @@ void finish_ids(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
       b += flat * (load(p.deficit + i) + total_weight * log_normal(sum));
       mass += flat * total_weight;
     }
-    const V power = softmax_power(q, gamma), bend = gamma.whole * prob * finite(b);
+    const V power = softmax_power(q, gamma), bend = finite(gamma.whole * prob * finite(b));
     const V counted = load(p.counted + i), factor = power * A(s.scale) * (load(p.upstream + i) * A(s.grad_scale));
     const V slope = mass * inverse + (d == zero ? zero : bend / d);
     const V label = flat * (total_weight - w) * prob - (keep + flat) * w * q - bend;
@@ -228,7 +228,7 @@ void finish_probabilities(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
     const V hit = load(p.hit + i), top_mass = load(p.top_mass + i);
     const V k = at_least(A(0), load(p.rest_mass + i) - hit * inverse + top_mass * rest);
     const V power = softmax_power(k, gamma), counted = load(p.counted + i);
-    const V factor = A(s.scale) * (load(p.upstream + i) * A(s.grad_scale)), bend = gamma.whole * finite(b) * power / k;
+    const V factor = A(s.scale) * (load(p.upstream + i) * A(s.grad_scale)), bend = finite(gamma.whole * finite(b)) * power / k;
     const auto skip = counted == zero;
     store(p.loss + i, V(skip ? zero : weigh(power, b) * A(s.scale)));
     store(p.slope + i, V(skip ? zero : power * factor));

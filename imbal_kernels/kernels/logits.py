@@ -161,7 +161,7 @@ def terms_of_id(
             power = nm.times_power(tl.full((), 1.0, T), q, KIND, FAST)
         bend = 0.0
         if KIND != 0:
-            bend = _gamma(gamma, KIND, T) * p * _bounded(bce)
+            bend = _bounded(_gamma(gamma, KIND, T) * p * _bounded(bce))
         loss = tl.where(power == 0, 0.0, power * bce)
         power = power * scale[1]
         a = power * ((own + flat * rest) * q + bend) * inverse

@@ -105,7 +105,7 @@ def _focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
 
 
 def _quality_focal(x: Tensor, t: Tensor, problem: SigmoidProblem) -> Tensor:
-    distance = _above(_limited(x, problem.gamma), t).abs()
+    distance = _above(limited(x, problem.gamma), t).abs()
     if t.requires_grad:
         return weigh(distance**problem.gamma, _cross_entropy(x, t, problem))
     hard = (t == 0) | (t == 1)
@@ -137,7 +137,7 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     """k^gamma, through log k for hard targets: a power of a k that underflows has no gradient."""
     if gamma == 0:
         return torch.ones_like(x)
-    x = _limited(x, gamma)
+    x = limited(x, gamma)
     k = t * torch.sigmoid(-x) + (1 - t) * torch.sigmoid(x)
     if t.requires_grad or forward_ad.unpack_dual(t).tangent is not None:
         return k**gamma
@@ -146,15 +146,15 @@ def _modulation(x: Tensor, t: Tensor, gamma: float) -> Tensor:
     return torch.exp(gamma * torch.where(hard, log_k, torch.log(torch.where(hard, 1.0, k))))
 
 
-def _limited(x: Tensor, gamma: float) -> Tensor:
-    """Beyond the limits a power of p or q is 0 or 1 to the last digit, and its slope is 0, whatever it multiplies."""
-    limit = (110.0 if x.dtype == torch.float32 else 800.0) * max(1.0, 1.0 / gamma)
-    return x.clamp(-limit, limit)
-
-
 def _above(x: Tensor, level: Tensor | float) -> Tensor:
     """p - level from the smaller of p and q, whose slope does not vanish by rounding."""
     return torch.where(x < 0, torch.sigmoid(x) - level, (1 - level) - torch.sigmoid(-x))
+
+
+def limited(x: Tensor, gamma: float) -> Tensor:
+    """Beyond the limits a power of p or q is 0 or 1 to the last digit, and its slope is 0, whatever it multiplies."""
+    limit = (110.0 if x.dtype == torch.float32 else 800.0) * max(1.0, 1.0 / gamma)
+    return x.clamp(-limit, limit)
 
 
 def weigh(factor: Tensor, loss: Tensor) -> Tensor:

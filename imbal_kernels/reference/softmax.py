@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imbal_kernels.reference.sigmoid import weigh
+from imbal_kernels.reference.sigmoid import limited, weigh
 from imbal_kernels.softmax_arguments import SoftmaxProblem, softmax_problem
 from imbal_kernels.targets import holds_object, is_ignored, out_of_range
 
@@ -76,8 +76,8 @@ def _of_ids(x: Tensor, ids: Tensor, problem: SoftmaxProblem) -> Tensor:
         loss = loss + _infinity(infinite.any(1) & counted.any(1), x)
     if problem.gamma == 0:
         return loss
-    log_k = F.logsigmoid(others - own)[:, 0]  # log(1 - p_y)
-    return weigh(torch.exp(problem.gamma * log_k.clamp(min=-1e30)), loss)
+    log_k = F.logsigmoid(limited(others - own, problem.gamma))[:, 0]  # log(1 - p_y)
+    return weigh(torch.exp(problem.gamma * log_k), loss)
 
 
 def _settle(x: Tensor) -> tuple[Tensor, Tensor]:
