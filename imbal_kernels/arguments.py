@@ -123,28 +123,15 @@ def sigmoid_problem(
     pos_weights = None if pos_weight is None else pos_weight_of(pos_weight, input, input_name, dtype)
     flat_scores = None if scores is None else scores_of(scores, input, input_name, target_name, dense, dtype)
     head = None if dense or reduction == "none" else head_of(input)
-    if head is None:
-        rows = input.reshape(-1, classes).contiguous()
-        flat_target = target.reshape(rows.shape if dense else (rows.shape[0],)).contiguous()
-    else:
-        rows = head
-        flat_target = by_anchor(target, head).contiguous()
 
-    divisor = divisor_of(normalizer, reduction, flat_target, classes, ignore_index, dense, input, count)
+    divisor = divisor_of(normalizer, reduction, target, classes, ignore_index, dense, input, count)
     if isinstance(normalizer, str) and normalizer == "positives_per_image":
         per_row = per_image_of(target, input, input_name, classes, ignore_index, dense, dtype)
         weights = per_row if weights is None else (weights * per_row).contiguous()
     scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
-    if head is not None:
-        weights, pos_weights = rows_by_anchor(weights, head), rows_by_anchor(pos_weights, head)
-        flat_scores = None if flat_scores is None else by_anchor(flat_scores, head).flatten()
     return SigmoidProblem(
-        input=rows,
-        target=flat_target,
-        weight=weights,
-        pos_weight=pos_weights,
+        **in_memory_order(input, head, target, weights, pos_weights, flat_scores),
         alpha_per_class=alphas,
-        scores=flat_scores,
         scale_tensor=scale_tensor,
         formula=formula,
         alpha=alpha_scalar,
@@ -157,6 +144,25 @@ def sigmoid_problem(
         elementwise=reduction == "none",
         fp32_loss=under_autocast(input),
     )
+
+
+def in_memory_order(
+    input: Tensor, head: Tensor | None, target: Tensor, weight: Tensor | None, pos_weight: Tensor | None,
+    scores: Tensor | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Logits and all that goes with their rows, for a problem: as a head in its own layout, or as rows of `input`."""
+    if head is not None:
+        return {
+            "input": head,
+            "target": by_anchor(target, head).contiguous(),
+            "weight": rows_by_anchor(weight, head),
+            "pos_weight": rows_by_anchor(pos_weight, head),
+            "scores": None if scores is None else by_anchor(scores, head).flatten(),
+        }
+    rows = input.reshape(-1, max(input.shape[-1], 1) if input.dim() else 1).contiguous()
+    shape = rows.shape if target.dim() == input.dim() else rows.shape[:1]
+    flat = target.reshape(shape).contiguous()
+    return {"input": rows, "target": flat, "weight": weight, "pos_weight": pos_weight, "scores": scores}
 
 
 def check_divisor(normalizer: Normalizer, reduction: str, process_group: Any) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imbal_kernels.arguments import FORMULAS, Count, SigmoidProblem, check_divisor, divisor_of, sigmoid_problem
+from imbal_kernels.arguments import (
+    FORMULAS,
+    Count,
+    SigmoidProblem,
+    check_divisor,
+    divisor_of,
+    in_memory_order,
+    sigmoid_problem,
+)
 from imbal_kernels.checks import (
     FLOATS,
     INTEGERS,
@@ -18,7 +26,9 @@ from imbal_kernels.checks import (
     check_tensor,
     kind_of,
 )
+from imbal_kernels.factors import pos_weight_of, scores_of, weight_of
 from imbal_kernels.formula import Formula
+from imbal_kernels.layout import head_of
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, per_image
 
@@ -93,15 +103,25 @@ def dense_problems(
         dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
         each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
         weight = each if weight is None else weight.to(dtype) * each
-    parts = zip(views, ids, all_scores, _pieces(weight, views), _pieces(pos_weight, views), strict=True)
-    return [
-        sigmoid_problem(
-            "levels", "labels", logits, target, reduction="sum", weight=w, pos_weight=p,
-            label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor, loss_weight=loss_weight,
-            process_group=None, count=count, scores=score, class_ids=True, **formula,
-        )  # fmt: skip
-        for logits, target, score, w, p in parts
-    ]
+    parts = list(zip(views, ids, all_scores, _pieces(weight, views), _pieces(pos_weight, views), strict=True))
+    logits, target, score, w, p = parts[0]
+    first = sigmoid_problem(
+        "levels", "labels", logits, target, reduction="sum", weight=w, pos_weight=p,
+        label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor, loss_weight=loss_weight,
+        process_group=None, count=count, scores=score, class_ids=True, **formula,
+    )  # fmt: skip
+    return [first, *(first._replace(**_of_level(*part)) for part in parts[1:])]
+
+
+def _of_level(
+    view: Tensor, target: Tensor, scores: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None
+) -> dict[str, Any]:
+    """What a level's problem has of its own."""
+    dtype = torch.float64 if view.dtype == torch.float64 else torch.float32
+    weights = None if weight is None else weight_of(weight, view, "levels", dtype)
+    pos_weights = None if pos_weight is None else pos_weight_of(pos_weight, view, "levels", dtype)
+    flat_scores = None if scores is None else scores_of(scores, view, "levels", "labels", False, dtype)
+    return in_memory_order(view, head_of(view), target, weights, pos_weights, flat_scores)
 
 
 def _views(levels: Sequence[Tensor], num_classes: int) -> list[Tensor]:

@@ -54,7 +54,13 @@ def fused_loss(name: str, *problems: Any) -> Any:
     if not kernels:
         return _reference(family, problems)
     differentiate = torch.is_grad_enabled() and any(problem.input.requires_grad for problem in problems)
-    return _FusedLoss.apply(name, differentiate, *itertools.chain(*problems))
+    first, others = problems[0], (_own(problem[: family.tensors], problems[0]) for problem in problems[1:])
+    return _FusedLoss.apply(name, differentiate, *first, *itertools.chain(*others))
+
+
+def _own(tensors: Sequence[Tensor | None], first: Any) -> list[Tensor | None]:
+    """None for a tensor that the first problem has as well: a compiler takes each but once."""
+    return [tensors[0], *(None if own is shared else own for own, shared in zip(tensors[1:], first[1:], strict=False))]
 
 
 def _reference(family: Family, problems: Sequence[Any]) -> Tensor:
@@ -65,9 +71,12 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, differentiate: bool, *fields: Any) -> Tensor | tuple[Tensor, ...]:
         family = FAMILIES[name]
-        size = len(family.problem._fields)
-        problems = [family.problem(*fields[i : i + size]) for i in range(0, len(fields), size)]
-        first = problems[0]
+        size, step = len(family.problem._fields), family.tensors
+        first = family.problem(*fields[:size])
+        problems = [first]
+        for i in range(size, len(fields), step):
+            tensors = [shared if own is None else own for own, shared in zip(fields[i : i + step], first, strict=False)]
+            problems.append(family.problem(*tensors, *first[step:]))
         keep = differentiate and not first.elementwise and first.input.dtype != torch.float16
         loss, grads, *more = family.raw(problems, None, ELEMENTWISE if first.elementwise else SUM, keep)
         # A tensor that is not saved in this way is lost between a compiled forward and PyTorch's compiled autograd;
@@ -97,8 +106,9 @@ class _FusedLoss(torch.autograd.Function):
         else:
             grads = family.raw(problems, None, NO_LOSS, True)[1] if grads is None else grads
             grads = [rescaled(grad, upstream) for grad in grads]
-        others = (None,) * (len(problems[0]) - 1)
-        return (None, None, *itertools.chain(*((grad, *others) for grad in grads)))
+        blank = (None,) * (size - 1)
+        others = itertools.chain(*((grad, *blank) for grad in grads[1:]))
+        return (None, None, grads[0], *blank, *(None,) * len(ctx.options), *others)
 
 
 def _of_reference(family: Family, problems: Sequence[Any], upstream: Tensor) -> list[Tensor | None]:

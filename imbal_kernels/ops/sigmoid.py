@@ -90,10 +90,10 @@ def _levels_cpu(
     shared, want_grad, scores, last = args[:9], args[9], args[10], args[11:]
     columns = (own or [None] * len(inputs) for own in (weights, pos_weights, scores))
     each = [
-        _ops.sigmoid_loss(x, t, weight, pos_weight, *shared, want_grad, False, score, *last)
+        _run_cpu(x, t, weight, pos_weight, *shared, want_grad, False, score, *last)
         for x, t, weight, pos_weight, score in zip(inputs, targets, *columns, strict=True)
     ]
-    return functools.reduce(torch.add, [loss for loss, _ in each]), [grad for _, grad in each if want_grad]
+    return functools.reduce(torch.add, [loss for loss, *_ in each]), [grad for _, grad, _ in each if want_grad]
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
