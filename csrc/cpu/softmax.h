@@ -119,8 +119,10 @@ struct Sweep {
     const V top = of(p.top, i);
     LaneSum<V> sum;
     for (int64_t first = 0; first < n; first += kRun) {
+      const int64_t last = first + kRun < n ? first + kRun : n;
       V run = {};
-      for (int64_t c = first; c < n && c < first + kRun; ++c) {
+#pragma GCC unroll 4
+      for (int64_t c = first; c < last; ++c) {
         if constexpr (kRows) __builtin_prefetch(ahead + c * ahead_bytes);
         const V e = exp_below(V(load(x + c * stride) - top));
         store(x + c * stride, e);
@@ -163,6 +165,7 @@ struct Sweep {
   void differentiate(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out) const {
     const V slope = of(p.slope, i);
     if (s.smoothing == 0) {
+#pragma GCC unroll 4
       for (int64_t c = 0; c < n; ++c) store(out + c * stride, V(load(x + c * stride) * slope));
       return;
     }

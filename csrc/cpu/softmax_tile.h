@@ -16,6 +16,7 @@ void write_all(Type type, const A* in, int64_t begin, int64_t n, void* data, boo
   A* out = (A*)data + begin;
   int64_t i = 0;
   for (; i < n && (uintptr_t)(out + i) % sizeof(Vec<A>); ++i) out[i] = in[i];
+#pragma GCC unroll 4
   for (; i + W <= n; i += W) store(out + i, load(in + i), true);
   for (; i < n; ++i) out[i] = in[i];
 }

@@ -80,9 +80,12 @@ Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int6
     next = first + kGroup < last ? first + kGroup : last;
     run = V{};
     if constexpr (F::kConfident) {
+      // Unrolled: beside another thread on its core this one is given half of what is decoded in a cycle.
       if (next - first == kGroup && confident(o.x + first * W)) {
         V e[kGroup];
+#pragma GCC unroll 4
         for (int64_t i = 0; i < kGroup; ++i) e[i] = exp_within(logit(first + i));
+#pragma GCC unroll 4
         for (int64_t i = 0; i < kGroup; ++i) {
           const V r = reciprocal(A(1) + e[i]);
           take(first + i, formula.template background<true>({load(o.x + (first + i) * W), e[i], r}));
