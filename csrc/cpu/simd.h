@@ -99,6 +99,30 @@ inline A across(typename Lanes<A, N>::V v, F f) {
   }
 }
 
+// Lanes whose index has the bit `Half` change places between two vectors: the low ones of b with the high ones of a.
+template <class A, int Half, int... J>
+inline void swap_lanes(Vec<A>& a, Vec<A>& b, std::integer_sequence<int, J...>) {
+  constexpr int W = Simd<A>::W;
+#if defined(__clang__)
+  const Vec<A> low = __builtin_shufflevector(a, b, (J & Half ? W + J - Half : J)...);
+  b = __builtin_shufflevector(a, b, (J & Half ? W + J : J + Half)...);
+#else
+  using I = typename Simd<A>::I;
+  const Vec<A> low = __builtin_shuffle(a, b, I{(J & Half ? W + J - Half : J)...});
+  b = __builtin_shuffle(a, b, I{(J & Half ? W + J : J + Half)...});
+#endif
+  a = low;
+}
+
+// As many vectors as they have lanes: lane j of vector i changes places with lane i of vector j.
+template <class A, int Half = Simd<A>::W / 2>
+inline void transpose(Vec<A>* v) {
+  constexpr int W = Simd<A>::W;
+  for (int i = 0; i < W; ++i)
+    if (!(i & Half)) swap_lanes<A, Half>(v[i], v[i + Half], std::make_integer_sequence<int, W>());
+  if constexpr (Half > 1) transpose<A, Half / 2>(v);
+}
+
 // A sum in fp64 of vectors of the compute type.
 struct Sum {
   VD low = {}, high = {};

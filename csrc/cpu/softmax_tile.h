@@ -21,13 +21,6 @@ void write_all(Type type, const A* in, int64_t begin, int64_t n, void* data, boo
   for (; i < n; ++i) out[i] = in[i];
 }
 
-// Calls move(index in rows of C, index in a tile of positions) for every logit of the tile.
-template <class F>
-inline void transpose(const SoftmaxLoss& s, int64_t count, F move) {
-  for (int64_t c = 0; c < s.classes; ++c)
-    for (int64_t i = 0; i < count; ++i) move(i * s.classes + c, c * s.stride() + i);
-}
-
 // Calls f(i, n, offset) for every run of positions of one sample; their class c begins at offset + c * inner.
 template <class F>
 inline void for_each_run(const SoftmaxLoss& s, int64_t begin, int64_t count, F f) {
@@ -61,6 +54,28 @@ struct SoftmaxTile {
     return values + (s.by_rows ? i * s.padded_classes() + c : c * s.stride() + i);
   }
 
+  // Rows of C in `lines` as lines of positions, W by W; what is read beyond a row is of no class.
+  void from_rows(A* out) const {
+    for (int64_t i = 0; i < lanes; i += W)
+      for (int64_t c = 0; c < s.classes; c += W) {
+        Vec<A> v[W];
+        for (int64_t j = 0; j < W; ++j) v[j] = load(lines + (i + j) * s.classes + c);
+        transpose<A>(v);
+        for (int64_t j = 0; j < W && c + j < s.classes; ++j) store(at(out, i, c + j), v[j]);
+      }
+  }
+
+  // And back. What is written beyond a row belongs to the next, which follows; or to its first classes, which do.
+  void to_rows() const {
+    for (int64_t i = 0; i < lanes; i += W)
+      for (int64_t c = (s.classes - 1) / W * W; c >= 0; c -= W) {
+        Vec<A> v[W] = {};
+        for (int64_t j = 0; j < W && c + j < s.classes; ++j) v[j] = load(at(x, i, c + j));
+        transpose<A>(v);
+        for (int64_t j = 0; j < W; ++j) store(lines + (i + j) * s.classes + c, v[j]);
+      }
+  }
+
   void load_values(Type type, const void* data, A* out, A padding) {
     if (s.by_rows) {
       for (int64_t i = 0; i < count; ++i) {
@@ -71,7 +86,7 @@ struct SoftmaxTile {
     }
     if (s.inner == 1) {
       read_all(type, data, begin * s.classes, count * s.classes, lines);
-      transpose(s, count, [&](int64_t from, int64_t to) { out[to] = lines[from]; });
+      from_rows(out);
     } else {
       for_each_run(s, begin, count, [&](int64_t i, int64_t n, int64_t offset) {
         for (int64_t c = 0; c < s.classes; ++c) read(type, data, offset + c * s.inner, n, at(out, i, c));
@@ -142,6 +157,9 @@ struct SoftmaxTile {
 
   // An infinite logit takes all: the others become -inf beside it, and it 0.
   void settle_infinities() {
+    typename Simd<A>::I some = {};
+    for (int64_t i = 0; i < lanes; i += W) some |= load(p.top + i) == A(INFINITY);
+    if (!any<A>(some)) return;
     for (int64_t i = 0; i < count; ++i) {
       if (p.top[i] != A(INFINITY)) continue;
       p.top[i] = 0;
@@ -205,7 +223,7 @@ struct SoftmaxTile {
   void write_gradient() {
     if (s.by_rows) return write_all(s.dtype, x, begin * s.classes, count * s.classes, s.grad, s.past_caches);
     if (s.inner == 1) {
-      transpose(s, count, [&](int64_t to, int64_t from) { lines[to] = x[from]; });
+      to_rows();
       return write_all(s.dtype, lines, begin * s.classes, count * s.classes, s.grad, s.past_caches);
     }
     for_each_run(s, begin, count, [&](int64_t i, int64_t n, int64_t offset) {
@@ -223,11 +241,13 @@ struct SoftmaxTile {
 
 template <class A>
 int64_t run_tiles(const SoftmaxLoss& s, int64_t first, int64_t last, void* scratch) {
-  static thread_local Positions<A> positions;
+  static thread_local Positions<A> own;
+  Positions<A>* positions = &own;
+  asm("" : "+r"(positions));  // its address is then not asked for anew at each use
   const FlushDenormals flush;
   int64_t bad = -1;
   for (int64_t i = first; i < last; ++i) {
-    SoftmaxTile<A> tile(s, positions, (A*)scratch, i);
+    SoftmaxTile<A> tile(s, *positions, (A*)scratch, i);
     const int64_t here = tile.decode();
     if (bad < 0) bad = here;
     if (s.by_rows)
@@ -235,7 +255,7 @@ int64_t run_tiles(const SoftmaxLoss& s, int64_t first, int64_t last, void* scrat
     else
       tile.template run<false>();
     if (s.partial_sums) s.partial_sums[i] = tile.sum_of_losses();
-    if (s.loss) write(s.loss_type, positions.loss, tile.begin, tile.count, s.loss);
+    if (s.loss) write(s.loss_type, positions->loss, tile.begin, tile.count, s.loss);
     if (s.grad) tile.write_gradient();
   }
 #if defined(__SSE2__)
