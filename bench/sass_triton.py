@@ -78,7 +78,7 @@ def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int6
 
 
 def head_launch(classes=80, dtype=torch.float32, gamma=2.0, smoothing=0.0, weight=None, scored=False, alpha=0.25,
-                formula="focal", index=0):  # fmt: skip
+                formula="focal", index=0, by_class=False):  # fmt: skip
     """One of the two launches for the five levels of RetinaNet on 800 x 1344: the first two levels have H * W % 8 = 0,
     the others' is odd or leaves 2."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
@@ -89,8 +89,8 @@ def head_launch(classes=80, dtype=torch.float32, gamma=2.0, smoothing=0.0, weigh
     scores = [torch.empty(n * a * s, dtype=compute, device="meta") for n, a, s in shapes] if scored else []
     return levels.plan(
         logits, labels, weights, [], None, None, None, alpha, gamma, smoothing, 1.0, -100, sigmoid.SUM, True, scores,
-        formula, 0.0, 0.0,
-    )[2][index]  # fmt: skip
+        formula, 0.0, 0.0, by_class,
+    )[3][index]  # fmt: skip
 
 
 def softmax_launch(shape=(ROWS, 80), dtype=torch.float32, gamma=0.0, probabilities=False, smoothing=0.0, weight=False):
@@ -125,7 +125,8 @@ def _softmax(classes, taken=3, positions=(), **options):
 
 
 def _head(classes=80, taken=(False,), **options):  # there are classes enough for the loop
-    repeats = classes // levels.STEP - 1
+    step = levels.BY_CLASS[0] if options.get("by_class") else levels.STEP
+    repeats = classes // step - 1
     return Case(lambda: head_launch(classes, **options), taken, repeats)
 
 
@@ -173,6 +174,8 @@ CASES = {
     "head fp32 (C,) weight": _head(weight=(1, 80)),
     "head fp32 scores": _head(scored=True, alpha=-1.0, formula="quality_focal"),
     "head fp32 smoothing": _head(smoothing=0.1),
+    "head fp32 sums by class": _head(by_class=True),
+    "head bf16 sums by class": _head(dtype=BF16, by_class=True),
     "head fp64": _head(taken=None, dtype=FP64),
     "softmax fp32 C=2": _softmax(2),
     "softmax fp32 C=3": _softmax(3),

@@ -89,10 +89,10 @@ def test_opcheck_of_levels(mode, want_grad, formula, device):
     upstream = torch.tensor(2.0, device=device) if mode == ops.NO_LOSS else None
     scale = torch.tensor(0.5, device=device)
     numbers = (0.25, 2.0, 0.1, 1.0, -100)
-    torch.library.opcheck(
-        raw.sigmoid_loss_levels.default,
-        (inputs, targets, weights, [], None, scale, upstream, *numbers, mode, want_grad, scores, formula, 0.0, 0.0),
-    )
+    last = (mode, want_grad, scores, formula, 0.0, 0.0)
+    arguments = (inputs, targets, weights, [], None, scale, upstream, *numbers, *last)
+    for op in (raw.sigmoid_loss_levels, raw.sigmoid_loss_levels_by_class):
+        torch.library.opcheck(op.default, arguments)
 
 
 @pytest.mark.parametrize("positives", [False, True])

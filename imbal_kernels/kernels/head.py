@@ -6,6 +6,8 @@ channels, STEP at a time; positions run along the lanes, so that an access is as
 As in streaming.py channels are evaluated as background throughout, where targets are hard, and the positives are
 written afterwards, one a thread. What is ignored or bad is replaced in the gradients by a mask; in the losses, which
 are kept by place, once at the end.
+
+Sums by class are added up over a program's places, channel by channel; there each target is evaluated where it is.
 """
 
 import triton
@@ -65,8 +67,26 @@ def _by_channel(value, ptr, MODE: tl.constexpr, place, inside, col, C):
 
 
 @triton.jit
+def _add(a, b, c, d, other_a, other_b, other_c, other_d):
+    return a + other_a, b + other_b, c + other_c, d + other_d
+
+
+@triton.jit
+def _store_sums(ptr, loss, grad, label, score, col, C):
+    """The parts that these places have in ClassStatistics, (4, C). Ignored places have none, bad ones make it NaN."""
+    positive = (label == col) & (score > 0)
+    bad = tl.where(label == -3, float("nan"), 0.0).to(loss.dtype)
+    loss = tl.where(label >= -1, loss, bad)
+    size = tl.where(label >= -1, tl.abs(grad), bad)
+    terms = (positive.to(loss.dtype), loss, tl.where(positive, size, 0.0), tl.where(positive, 0.0, size))
+    sums = tl.reduce(terms, 1, _add, keep_dims=True)
+    for i in tl.static_range(4):
+        tl.store(ptr + i * C + col, sums[i], mask=col < C)
+
+
+@triton.jit
 def _channels(
-    x_ptr, grad_ptr, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA: tl.constexpr,
+    x_ptr, grad_ptr, sums_ptr, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA: tl.constexpr,
     KINDS: tl.constexpr, TARGETS: tl.constexpr, MODES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
     FAST: tl.constexpr, OWN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
@@ -84,6 +104,8 @@ def _channels(
     loss = a * b
     if MODES[3] != "none":
         loss, grad = tl.where(wrong, nan, loss), tl.where(wrong, nan, grad)
+    if sums_ptr is not None:
+        _store_sums(sums_ptr, loss, grad, label, factors[3], col, C)
     if grad_ptr is not None:
         grad = nm.replaced((grad * upstream).to(grad_ptr.dtype.element_ty), keep, fill, FAST)
         tl.store(grad_ptr, grad, mask=mask)
@@ -98,8 +120,9 @@ def _channels(
 @triton.jit(do_not_specialize=["C", "base", "ignore_index"])
 def head_kernel(
     x_ptrs, target_ptrs, weight_ptrs, pos_weight_ptrs, alpha_ptr, scores_ptrs, scale_ptr, upstream_ptr, loss_ptr,
-    grad_ptrs, firsts, blocks, groups, base: tl.int32, C: tl.int32, ignore_index: tl.int64, alpha_pos: tl.float64,
-    alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64, gamma_pos: tl.float64, clip: tl.float64,
+    grad_ptrs, sums_ptr, firsts, blocks, groups, base: tl.int32, C: tl.int32, ignore_index: tl.int64,
+    alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64, gamma_pos: tl.float64,
+    clip: tl.float64,
     FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr, KIND: tl.constexpr, KIND_POS: tl.constexpr,
     CLIP: tl.constexpr, WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, SCORES: tl.constexpr,
     UPSTREAM: tl.constexpr, LOSS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
@@ -156,11 +179,13 @@ def head_kernel(
     col = tl.arange(0, STEP)[:, None]
     x_at = x_ptr + (col * positions + place)
     grad_at = None if grad_ptrs is None else grad_ptr + (col * positions + place)
+    if sums_ptr is not None:
+        sums_ptr += (base + program).to(tl.int64) * 4 * C
     losses = tl.zeros((STEP, POSITIONS), T)
     for _ in range(C // STEP):
         losses = _channels(
-            x_at, grad_at, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA, KINDS, TARGETS,
-            MODES, ZERO, TERMS, FAST, OWN, False,
+            x_at, grad_at, sums_ptr, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA, KINDS,
+            TARGETS, MODES, ZERO, TERMS, FAST, OWN, False,
         )  # fmt: skip
         col += STEP
         x_at += STEP * positions
@@ -168,8 +193,8 @@ def head_kernel(
             grad_at += STEP * positions
     if REST:
         losses = _channels(
-            x_at, grad_at, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA, KINDS, TARGETS,
-            MODES, ZERO, TERMS, FAST, OWN, True,
+            x_at, grad_at, sums_ptr, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA, KINDS,
+            TARGETS, MODES, ZERO, TERMS, FAST, OWN, True,
         )  # fmt: skip
     replaced = tl.where(label == -3, float("nan"), 0.0)
     total = tl.sum(tl.where(label >= -1, tl.sum(losses, axis=0)[None, :], replaced))

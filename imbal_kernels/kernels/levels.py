@@ -15,6 +15,7 @@ from .launch import Launch, cdiv, on_device
 # Channels a step, places and warps of a program: 8 logits a thread at a time, for which 80 registers are enough. With
 # 16 an element costs 1 % less, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
 STEP, WARPS = 2, 2
+BY_CLASS = 1, 1  # the two where a step's places are added up: with a warp to itself in 49 instructions, not 62
 POSITIONS = {2: 256, 4: 256, 8: 128}  # by itemsize
 PATCHED = 17  # classes from which on it pays to write positives afterwards, as in streaming.py
 MODES = ("none", "scalar", "class", "row", "full")
@@ -52,21 +53,23 @@ def _odd(sizes: list[int]) -> tuple[int, ...]:
 
 def plan(
     inputs, targets, weights, pos_weights, alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing,
-    scale, ignore_index, loss_mode, want_grad, scores, name, gamma_pos, clip,
+    scale, ignore_index, loss_mode, want_grad, scores, name, gamma_pos, clip, by_class=False,
 ):  # fmt: skip
-    """(loss, gradients, launches) for levels that are (images, anchors, C, positions)."""
+    """(loss, gradients, each program's sums by class, launches) for levels that are (images, anchors, C, positions)."""
     assert loss_mode != sigmoid.ELEMENTWISE
     first, classes = inputs[0], inputs[0].shape[2]
     compute = torch.float64 if first.dtype == torch.float64 else torch.float32
     places = POSITIONS[first.element_size()]
+    step, warps = BY_CLASS if by_class else (STEP, WARPS)
     if len({target.dtype for target in targets}) > 1:
         targets = [target.long() for target in targets]
     element = sigmoid.specialise(
-        first.element_size(), label_smoothing != 0, classes >= PATCHED, weights or None, pos_weights or None,
-        alpha_per_class, scores or None, alpha, gamma, label_smoothing, scale, name, gamma_pos, clip,
+        first.element_size(), label_smoothing != 0, classes >= PATCHED and not by_class, weights or None,
+        pos_weights or None, alpha_per_class, scores or None, alpha, gamma, label_smoothing, scale, name, gamma_pos,
+        clip,
     )  # fmt: skip
     grads = [torch.empty_like(x) for x in inputs] if want_grad else []
-    loss, partial = first.new_empty(0), None
+    loss, partial, sums = first.new_empty(0), None, None
     element |= dict(
         x_ptrs=tuple(inputs), target_ptrs=_aligned(targets), weight_ptrs=_aligned(weights),
         pos_weight_ptrs=_aligned(pos_weights), alpha_ptr=alpha_per_class, scores_ptrs=_aligned(scores),
@@ -74,7 +77,7 @@ def plan(
         ignore_index=ignore_index, WEIGHT=_mode(weights, inputs), POS_WEIGHT=_mode(pos_weights, inputs),
         ALPHA=sigmoid.mode_of(alpha_per_class, (0, classes)), SCORES="row" if scores else "none",
         UPSTREAM="none" if upstream is None else "scalar", LOSS=sigmoid.LOSSES[loss_mode], LEVELS=len(inputs),
-        POSITIONS=places, STEP=STEP, REST=classes % STEP != 0,
+        POSITIONS=places, STEP=step, REST=classes % step != 0,
     )  # fmt: skip
 
     launches, base = [], 0
@@ -87,25 +90,29 @@ def plan(
             firsts=_odd(firsts), blocks=_odd(blocks), groups=_odd([x.shape[3] // vector for x in inputs]), base=base,
             VECTOR=vector,
         )  # fmt: skip
-        launches.append(Launch(head.head_kernel, sum(counts), args, WARPS))
+        launches.append(Launch(head.head_kernel, sum(counts), args, warps))
         base += sum(counts)
     if loss_mode == sigmoid.SUM:
         loss, partial = first.new_empty((), dtype=compute), first.new_empty(base, dtype=compute)
+    if by_class:
+        sums = first.new_empty((base, 4, classes), dtype=compute)
     for launch in launches:
-        launch.args["loss_ptr"] = partial
-    return loss, grads, launches if partial is None else [*launches, sigmoid.sum_of(partial, scale_tensor, loss)]
+        launch.args |= dict(loss_ptr=partial, sums_ptr=sums)
+    if partial is not None:
+        launches.append(sigmoid.sum_of(partial, scale_tensor, loss))
+    return loss, grads, sums, launches
 
 
 def sigmoid_loss_levels(
     inputs, targets, weights, pos_weights, alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing,
-    scale, ignore_index, loss_mode, want_grad, scores, formula, gamma_pos, clip,
+    scale, ignore_index, loss_mode, want_grad, scores, formula, gamma_pos, clip, by_class=False,
 ):  # fmt: skip
     """Loss and gradients of several levels: the raw op, see ops. Channels-last ones come as (N, C): each has a launch
-    of its own, of the kernel for rows."""
+    of its own, of the kernel for rows. Sums by class are those of the others."""
     options = (alpha, gamma, label_smoothing, scale, ignore_index, loss_mode, want_grad)
     last = (formula, gamma_pos, clip)
     heads = [i for i, x in enumerate(inputs) if x.dim() == 4]
-    losses, grads, launches = [], [None] * len(inputs), []
+    losses, grads, sums, launches = [], [None] * len(inputs), None, []
 
     def of(tensors, level):
         return tensors[level] if tensors else None
@@ -114,8 +121,8 @@ def sigmoid_loss_levels(
         if heads:
             lists = (inputs, targets, weights, pos_weights, scores)
             *first, last_list = [[tensors[i] for i in heads] if tensors else [] for tensors in lists]
-            loss, found, launches = plan(
-                *first, alpha_per_class, scale_tensor, upstream, *options, last_list, *last
+            loss, found, sums, launches = plan(
+                *first, alpha_per_class, scale_tensor, upstream, *options, last_list, *last, by_class
             )
             losses.append(loss)
             for i, grad in zip(heads, found, strict=False):
@@ -129,4 +136,6 @@ def sigmoid_loss_levels(
             launches += own
         for launch in launches:
             launch.run()
-        return functools.reduce(torch.add, losses), grads if want_grad else []
+        if sums is not None:
+            sums = sums.sum(0, dtype=torch.float64)
+        return functools.reduce(torch.add, losses), grads if want_grad else [], sums

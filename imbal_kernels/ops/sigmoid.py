@@ -1,7 +1,7 @@
 """The sigmoid losses as torch ops: schema, fake and backends."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,9 +33,10 @@ backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
 backends.library.define(f"sigmoid_loss_levels({_LEVELS}) -> (Tensor, Tensor[])")
 backends.library.define(f"count_targets({_COUNT}) -> Tensor")
 backends.library.define("rescale_(Tensor(a!) grad, Tensor upstream) -> ()")
-# The first with its sums by class as well, (4, C) as in ClassStatistics.
+# The two with their sums by class as well, (4, C) as in ClassStatistics.
 backends.library.define(f"sigmoid_loss_by_class({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
-# The C++ side of both, which also returns the first row with a bad target, or -1; the others are registered as they
+backends.library.define(f"sigmoid_loss_levels_by_class({_LEVELS}) -> (Tensor, Tensor[], Tensor)")
+# The C++ side of all, which also returns the first row with a bad target, or -1; the others are registered as they
 # are.
 backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}, bool by_class=False) -> (Tensor, Tensor, Tensor, int)")
 backends.library.define("_cpu_capability(str name) -> str")
@@ -66,6 +67,15 @@ def _by_class_fake(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, T
     return *_sigmoid_loss_fake(input, target, *args), sums
 
 
+@torch.library.register_fake("imbal_kernels::sigmoid_loss_levels_by_class", lib=backends.library)
+def _levels_by_class_fake(
+    inputs: list[Tensor], targets: list[Tensor], *args: Any
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    first = inputs[0]
+    sums = first.new_empty((4, first.shape[1 if first.dim() == 2 else 2]), dtype=torch.float64)
+    return *_levels_fake(inputs, targets, *args), sums
+
+
 @torch.library.register_fake("imbal_kernels::count_targets", lib=backends.library)
 def _count_targets_fake(target: Tensor, *args: Any) -> Tensor:
     return target.new_empty((), dtype=torch.int64)
@@ -83,17 +93,31 @@ def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CPU", lib=backends.library)
-def _levels_cpu(
-    inputs: list[Tensor], targets: list[Tensor], weights: list[Tensor], pos_weights: list[Tensor], *args: Any
-) -> tuple[Tensor, list[Tensor]]:
+def _levels_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
     """One after the other: the C++ kernel reads any layout."""
-    shared, want_grad, scores, last = args[:9], args[9], args[10], args[11:]
+    loss, grads, _ = _run_levels_cpu(*args)
+    return loss, grads
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CPU", lib=backends.library)
+def _levels_by_class_cpu(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    return _run_levels_cpu(*args, by_class=True)
+
+
+def _run_levels_cpu(*args: Any, by_class: bool = False) -> tuple[Tensor, list[Tensor], Tensor]:
+    each = (_run_cpu(*level, by_class=by_class) for level in _each_level(*args))
+    losses, grads, sums = zip(*each, strict=True)
+    return functools.reduce(torch.add, losses), list(grads) if args[13] else [], functools.reduce(torch.add, sums)
+
+
+def _each_level(
+    inputs: list[Tensor], targets: list[Tensor], weights: list[Tensor], pos_weights: list[Tensor], *args: Any
+) -> Iterator[tuple[Any, ...]]:
+    """The arguments of sigmoid_loss for each level."""
+    shared, scores, last = args[:10], args[10], args[11:]
     columns = (own or [None] * len(inputs) for own in (weights, pos_weights, scores))
-    each = [
-        _run_cpu(x, t, weight, pos_weight, *shared, want_grad, False, score, *last)
-        for x, t, weight, pos_weight, score in zip(inputs, targets, *columns, strict=True)
-    ]
-    return functools.reduce(torch.add, [loss for loss, *_ in each]), [grad for _, grad, _ in each if want_grad]
+    for x, t, weight, pos_weight, score in zip(inputs, targets, *columns, strict=True):
+        yield x, t, weight, pos_weight, *shared, False, score, *last
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
@@ -117,7 +141,7 @@ def _sigmoid_loss_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
 
     if input.dim() == 2:
         return kernels.sigmoid_loss(input, target, *args)
-    loss, grads = kernels.sigmoid_loss_levels(*_one_level(input, target, *args))
+    loss, grads, _ = kernels.sigmoid_loss_levels(*_one_level(input, target, *args))
     return loss, grads[0] if grads else input.new_empty(0)
 
 
@@ -139,20 +163,37 @@ def _one_level(
 def _levels_cuda(*args: Any) -> tuple[Tensor, list[Tensor]]:
     from imbal_kernels import kernels
 
-    return kernels.sigmoid_loss_levels(*args)
+    loss, grads, _ = kernels.sigmoid_loss_levels(*args)
+    return loss, grads
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CUDA", lib=backends.library)
 def _by_class_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return *_ops.sigmoid_loss(input, target, *args), sums_from_elements(input, target, *args)
+    if input.dim() == 2:
+        return *_ops.sigmoid_loss(input, target, *args), sums_from_elements(input, target, *args)
+    loss, grads, sums = levels_by_class(*_one_level(input, target, *args))
+    return loss, grads[0] if grads else input.new_empty(0), sums
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CUDA", lib=backends.library)
+def _levels_by_class_cuda(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    return levels_by_class(*args)
+
+
+def levels_by_class(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    """With sums by class, of which those of channels-last levels are made of their elements."""
+    from imbal_kernels import kernels
+
+    loss, grads, sums = kernels.sigmoid_loss_levels(*(*args, True))
+    rows = [sums_from_elements(*each) for each in _each_level(*args) if each[0].dim() == 2]
+    return loss, grads, functools.reduce(torch.add, rows if sums is None else [sums, *rows])
 
 
 def sums_from_elements(input: Tensor, target: Tensor, *args: Any) -> Tensor:
-    """No Triton kernel adds up by class yet: the losses and gradients of all elements are written, and PyTorch does."""
+    """The kernel for rows adds up nothing by class: the losses and gradients of all elements are written, and PyTorch
+    does."""
     from imbal_kernels import kernels
 
-    if input.dim() == 4:
-        input, target = input.transpose(2, 3).reshape(-1, input.shape[2]), target.reshape(-1)
     each = (*args[:10], ELEMENTWISE, True, True, *args[13:])
     losses, grads = kernels.sigmoid_loss(input, target, *each)
     scores = args[13] if len(args) > 13 else None
@@ -208,37 +249,36 @@ def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bo
 
 
 def sigmoid_loss(problem: SigmoidProblem, statistics: ClassStatistics | None = None) -> Tensor:
-    if statistics is None:
-        return fused_loss("sigmoid", problem)
-    if backends.in_transform():
-        raise ValueError("statistics are not kept inside torch.func, vmap or forward-mode autograd: pass None")
-    result = fused_loss("sigmoid_by_class", problem)
-    loss, sums = result if isinstance(result, tuple) else (result, reference.sums_by_class(problem))
-    statistics.add(sums)
-    return loss
+    return sigmoid_losses([problem], statistics)
 
 
 def sigmoid_losses(problems: list[SigmoidProblem], statistics: ClassStatistics | None = None) -> Tensor:
     """The loss of several levels, whose problems differ in their logits and what goes with them by place."""
     if statistics is None:
         return fused_loss("sigmoid", *problems)
-    return functools.reduce(torch.add, [sigmoid_loss(problem, statistics) for problem in problems])
+    if backends.in_transform():
+        raise ValueError("statistics are not kept inside torch.func, vmap or forward-mode autograd: pass None")
+    result = fused_loss("sigmoid_by_class", *problems)
+    if not isinstance(result, tuple):  # the reference's
+        result = result, functools.reduce(torch.add, [reference.sums_by_class(problem) for problem in problems])
+    loss, sums = result
+    statistics.add(sums)
+    return loss
 
 
 def _raw(
     problems: Sequence[SigmoidProblem], upstream: Tensor | None, loss_mode: int, want_grad: bool,
-    op: Any = _ops.sigmoid_loss,
+    one: Any = _ops.sigmoid_loss, several: Any = _ops.sigmoid_loss_levels,
 ) -> tuple[Any, ...]:  # fmt: skip
+    if len(problems) > 1:
+        return several(*level_arguments(problems, upstream, loss_mode, want_grad))
     p = problems[0]
-    if len(problems) == 1:
-        loss, grad, *more = op(
-            p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
-            p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula,
-            p.gamma_pos, p.clip,
-        )  # fmt: skip
-        return loss, [grad], *more
-
-    return _ops.sigmoid_loss_levels(*level_arguments(problems, upstream, loss_mode, want_grad))
+    loss, grad, *more = one(
+        p.input, p.target, p.weight, p.pos_weight, p.alpha_per_class, p.scale_tensor, upstream, p.alpha, p.gamma,
+        p.label_smoothing, p.scale, p.ignore_index, loss_mode, want_grad, p.fp32_loss, p.scores, p.formula,
+        p.gamma_pos, p.clip,
+    )  # fmt: skip
+    return loss, [grad], *more
 
 
 def level_arguments(
@@ -260,8 +300,10 @@ def level_arguments(
 def _raw_by_class(
     problems: Sequence[SigmoidProblem], upstream: Tensor | None, loss_mode: int, want_grad: bool
 ) -> tuple[Any, ...]:
-    op = _ops.sigmoid_loss if loss_mode == NO_LOSS else _ops.sigmoid_loss_by_class
-    return _raw(problems, upstream, loss_mode, want_grad, op)
+    if loss_mode == NO_LOSS:
+        return _raw(problems, upstream, loss_mode, want_grad)
+    ops = _ops.sigmoid_loss_by_class, _ops.sigmoid_loss_levels_by_class
+    return _raw(problems, upstream, loss_mode, want_grad, *ops)
 
 
 def _fits(problem: SigmoidProblem) -> bool:

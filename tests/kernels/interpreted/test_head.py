@@ -93,7 +93,7 @@ def definition(levels, labels, classes, **options):
 def call(levels, labels, classes, upstream=None, loss_mode=SUM, want_grad=True, **options):
     """(loss, gradients in the shapes of the levels) from the kernel."""
     problems = problems_of(levels, labels, classes, **options)
-    loss, grads = sigmoid_loss_levels(*level_arguments(problems, upstream, loss_mode, want_grad))
+    loss, grads, _ = sigmoid_loss_levels(*level_arguments(problems, upstream, loss_mode, want_grad))
     assert [grad.shape for grad in grads] == [problem.input.shape for problem in problems] * want_grad
     for grad, problem in zip(grads, problems, strict=False):
         assert grad.is_contiguous() and problem.input.is_contiguous()  # in the level's own layout
@@ -305,7 +305,7 @@ def test_no_level_and_no_image_with_elements():
 
 def launches(levels, labels, classes, **options):
     problems = problems_of(levels, labels, classes, **options)
-    return module.plan(*level_arguments(problems, None, SUM, True))[2]
+    return module.plan(*level_arguments(problems, None, SUM, True))[3]
 
 
 @pytest.mark.parametrize("dtype, vectors", ((torch.float32, [4, 1]), (torch.bfloat16, [4, 1]), (torch.float64, [2, 1])))
