@@ -112,7 +112,7 @@ def _count_launch(dense):
 
 
 def _rescale_launch(dtype):
-    return rescale.plan(torch.empty(ROWS, dtype=dtype, device="meta"), torch.empty((), device="meta"))
+    return rescale.plan([torch.empty(ROWS, dtype=dtype, device="meta")], torch.empty((), device="meta"))
 
 
 def _case(taken=(), **options):

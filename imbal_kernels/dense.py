@@ -54,10 +54,10 @@ def dense_focal_loss(
         formula: which loss, and what it takes:
 
             "focal", as `sigmoid_focal_loss`: alpha (0.25), gamma (2)
-            "quality_focal", as `quality_focal_loss`: gamma (2), its beta, at least 1; scores
-            "varifocal", as `varifocal_loss`: alpha (0.75), gamma (2); scores
+            "quality_focal", as `quality_focal_loss`: gamma (2), its beta, at least 1
+            "varifocal", as `varifocal_loss`: alpha (0.75), gamma (2)
             "asymmetric", as `asymmetric_loss`: gamma (4), its gamma_neg; gamma_pos (1), clip (0.05)
-            a `Formula`, as `elementwise_loss`: scores; no pos_weight, no label_smoothing
+            a `Formula`, as `elementwise_loss`: no pos_weight, no label_smoothing
         weight, pos_weight: broadcast to (N, M, C): (C,), (N, M, 1), (N, M, C).
         label_smoothing, ignore_index, loss_weight, statistics: as in `sigmoid_focal_loss`.
 
@@ -80,7 +80,7 @@ def dense_focal_loss(
         tensor(332.5400)
     """
     options = formula_options(
-        formula, alpha=alpha, gamma=gamma, gamma_pos=gamma_pos, clip=clip, scores=scores, pos_weight=pos_weight,
+        formula, alpha=alpha, gamma=gamma, gamma_pos=gamma_pos, clip=clip, pos_weight=pos_weight,
         label_smoothing=label_smoothing,
     )  # fmt: skip
     problems = dense_problems(

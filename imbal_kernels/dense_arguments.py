@@ -33,20 +33,20 @@ from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, per_image
 
 # What each formula takes besides what all take, with the defaults of its own function.
-OPTIONS: dict[str, dict[str, float | None]] = {
+OPTIONS: dict[str, dict[str, float]] = {
     "focal": {"alpha": 0.25, "gamma": 2.0},
-    "quality_focal": {"gamma": 2.0, "scores": None},
-    "varifocal": {"alpha": 0.75, "gamma": 2.0, "scores": None},
+    "quality_focal": {"gamma": 2.0},
+    "varifocal": {"alpha": 0.75, "gamma": 2.0},
     "asymmetric": {"gamma": 4.0, "gamma_pos": 1.0, "clip": 0.05},
 }
 
 
 def formula_options(
-    formula: str | Formula, *, scores: Any, pos_weight: Any, label_smoothing: Any, **given: Any
+    formula: str | Formula, *, pos_weight: Any, label_smoothing: Any, **given: Any
 ) -> dict[str, Any]:
     """formula, alpha, gamma, gamma_pos and clip as `sigmoid_problem` takes them: at the formula's own default where
     they are None, refused where they have no meaning."""
-    takes: dict[str, float | None] = {"scores": None}
+    takes: dict[str, float] = {}
     if isinstance(formula, Formula):
         name = "a Formula of your own"
         given = {**given, "pos_weight": pos_weight, "label_smoothing": label_smoothing or None}
@@ -55,9 +55,9 @@ def formula_options(
     else:
         names = ", ".join(f'"{name}"' for name in OPTIONS)
         raise ValueError(f"formula must be {names} or an imbal_kernels.Formula, got {formula!r}")
-    for option, value in {**given, "scores": scores}.items():
+    for option, value in given.items():
         if value is not None and option not in takes:
-            raise ValueError(f"{option} has no meaning in {name}, which takes {', '.join(takes)}")
+            raise ValueError(f"{option} has no meaning in {name}, which takes {', '.join(takes) or 'none'}")
     chosen = {option: takes[option] if given[option] is None else given[option] for option in takes if option in given}
     if "gamma" in chosen:
         check_exponent("gamma", chosen["gamma"], FORMULAS[str(formula)][1])

@@ -18,6 +18,7 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     reduction: str = "none",
     *,
+    scores: Tensor | None = None,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -46,12 +47,15 @@ def sigmoid_focal_loss(
         gamma: focusing exponent, >= 0. At 0 the loss is binary cross-entropy.
         reduction: "none" | "mean" | "sum". "mean" divides by the elements that are not ignored; over
             nothing it is NaN. A reduced loss of half inputs is float32.
+        scores: with class ids, the target of each row's class, in [0, 1]; the other classes' is 0. `targets` in
+            full without writing them out. 1 without it. Rows of background have none: theirs is not read.
         weight: broadcasts to `inputs`: (C,), (N, 1), (N, C). 1-d is always per class.
         pos_weight: factor on the positive term, as in `F.binary_cross_entropy_with_logits`; broadcasts.
         label_smoothing: eps in [0, 1]; moves the targets of the cross-entropy towards 1/2.
         ignore_index: rows (class ids) or elements (values) with this target count for nothing. Tested first.
         normalizer: replaces the divisor of "mean" and "sum": a number, a 0-d tensor, "positives" (objects in
-            the batch, at least 1), "positives_per_image" (RetinaNet's mean over images) or an `EMANormalizer`.
+            the batch whatever their scores, at least 1), "positives_per_image" (RetinaNet's mean over images) or
+            an `EMANormalizer`.
         loss_weight: factor on the loss, a number or a 0-d tensor. Cheaper than multiplying the result.
         process_group: not supported yet.
         statistics: a `ClassStatistics` that gets what this loss adds up for each class.
@@ -74,6 +78,7 @@ def sigmoid_focal_loss(
         "inputs", "targets", inputs, targets, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
+        scores=scores,
     )  # fmt: skip
     check_statistics(statistics, inputs.shape[-1] if inputs.dim() else 1, inputs)
     loss = ops.sigmoid_loss(problem, statistics)
@@ -85,6 +90,7 @@ def binary_cross_entropy_with_logits(
     target: Tensor,
     weight: Tensor | None = None,
     *,
+    scores: Tensor | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -107,6 +113,7 @@ def binary_cross_entropy_with_logits(
         "input", "target", input, target, alpha=-1.0, gamma=0.0, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
+        scores=scores,
     )  # fmt: skip
     loss = ops.sigmoid_loss(problem)
     return loss.reshape(input.shape) if problem.elementwise else loss

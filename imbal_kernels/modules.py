@@ -33,7 +33,7 @@ class _Loss(nn.Module):
 
 
 class SigmoidFocalLoss(_Loss):
-    """`sigmoid_focal_loss` as a module: same arguments, same defaults.
+    """`sigmoid_focal_loss` as a module: same arguments, same defaults; `scores` go to the call.
 
     Example:
         >>> import torch, imbal_kernels as ik
@@ -63,12 +63,13 @@ class SigmoidFocalLoss(_Loss):
             loss_weight=loss_weight, process_group=process_group, statistics=statistics,
         )  # fmt: skip
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return functional.sigmoid_focal_loss(inputs, targets, **self.arguments())
+    def forward(self, inputs: Tensor, targets: Tensor, scores: Tensor | None = None) -> Tensor:
+        return functional.sigmoid_focal_loss(inputs, targets, scores=scores, **self.arguments())
 
 
 class BinaryCrossEntropyWithLogits(_Loss):
-    """`binary_cross_entropy_with_logits` as a module: same arguments, same defaults.
+    """`binary_cross_entropy_with_logits` as a module: same arguments, same defaults; `scores` go to the
+    call.
 
     Also under its PyTorch name, `BCEWithLogitsLoss`.
     """
@@ -91,8 +92,8 @@ class BinaryCrossEntropyWithLogits(_Loss):
             process_group=process_group,
         )  # fmt: skip
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(input, target, **self.arguments())
+    def forward(self, input: Tensor, target: Tensor, scores: Tensor | None = None) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(input, target, scores=scores, **self.arguments())
 
 
 BCEWithLogitsLoss = BinaryCrossEntropyWithLogits
@@ -152,7 +153,7 @@ class VarifocalLoss(_Loss):
 
 
 class AsymmetricLoss(_Loss):
-    """`asymmetric_loss` as a module: same arguments, same defaults."""
+    """`asymmetric_loss` as a module: same arguments, same defaults; `scores` go to the call."""
 
     def __init__(
         self,
@@ -175,8 +176,8 @@ class AsymmetricLoss(_Loss):
             normalizer=normalizer, loss_weight=loss_weight, process_group=process_group,
         )  # fmt: skip
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return sigmoid_losses.asymmetric_loss(inputs, targets, **self.arguments())
+    def forward(self, inputs: Tensor, targets: Tensor, scores: Tensor | None = None) -> Tensor:
+        return sigmoid_losses.asymmetric_loss(inputs, targets, scores=scores, **self.arguments())
 
 
 class CrossEntropyLoss(_Loss):

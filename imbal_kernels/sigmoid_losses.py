@@ -37,10 +37,9 @@ def quality_focal_loss(
             `sigmoid_focal_loss`.
         beta: exponent, >= 1: below, the gradient is infinite where p meets t.
         reduction: "none" | "mean" | "sum".
-        scores: with class ids, the target of each row's class, in [0, 1]; the other classes' is 0. `targets` in
-            full without writing them out. 1 without it. Rows of background have none: theirs is not read.
+        scores: with class ids, the target of each row's class, as in `sigmoid_focal_loss`.
         weight, pos_weight, label_smoothing, ignore_index, normalizer, loss_weight, process_group: as in
-            `sigmoid_focal_loss`. "positives" counts rows with a class, whatever their score.
+            `sigmoid_focal_loss`.
 
     Example:
         >>> import torch, imbal_kernels as ik
@@ -89,7 +88,7 @@ def varifocal_loss(
         alpha: weight of negatives, a number >= 0. For a weight per class use `weight`.
         gamma: focusing exponent of negatives, >= 0.
         reduction: "none" | "mean" | "sum".
-        scores: with class ids, the target of each row's class, as in `quality_focal_loss`.
+        scores: with class ids, the target of each row's class, as in `sigmoid_focal_loss`.
         weight, pos_weight, label_smoothing, ignore_index, normalizer, loss_weight, process_group: as in
             `sigmoid_focal_loss`.
 
@@ -118,6 +117,7 @@ def asymmetric_loss(
     clip: float = 0.05,
     reduction: str = "none",
     *,
+    scores: Tensor | None = None,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -142,6 +142,7 @@ def asymmetric_loss(
         gamma_neg, gamma_pos: focusing exponents of negatives and positives, >= 0.
         clip: margin that is taken off the probability of negatives, in [0, 1].
         reduction: "none" | "mean" | "sum".
+        scores: with class ids, the target of each row's class, as in `sigmoid_focal_loss`.
         weight, pos_weight, label_smoothing, ignore_index, normalizer, loss_weight, process_group: as in
             `sigmoid_focal_loss`. `alpha` has no place in it: `pos_weight` is its ratio.
 
@@ -154,7 +155,7 @@ def asymmetric_loss(
         "inputs", "targets", inputs, targets, alpha=-1.0, gamma=gamma_neg, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
         loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
-        formula="asymmetric", gamma_pos=gamma_pos, clip=clip,
+        formula="asymmetric", gamma_pos=gamma_pos, clip=clip, scores=scores,
     )  # fmt: skip
     loss = ops.sigmoid_loss(problem)
     return loss.reshape(inputs.shape) if problem.elementwise else loss
@@ -183,7 +184,7 @@ def elementwise_loss(
         targets: values in [0, 1], the shape of `inputs`, or class ids, `inputs.shape[:-1]`: the formula then sees
             t = 1 for a row's class and 0 for the others.
         reduction: "none" | "mean" | "sum".
-        scores: with class ids, the target of each row's class, as in `quality_focal_loss`.
+        scores: with class ids, the target of each row's class, as in `sigmoid_focal_loss`.
         weight, ignore_index, normalizer, loss_weight, process_group: as in `sigmoid_focal_loss`. `pos_weight` and
             `label_smoothing` change what is inside a formula: write them into it.
 

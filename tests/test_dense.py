@@ -89,11 +89,16 @@ def test_dtypes(dtype, rtol, device):
 SQUARED = ik.Formula(lambda x, t: (torch.sigmoid(x) - t) ** 2)
 FORMULAS = {  # arguments here, and the flat loss in fp64 with its own
     "focal": ({"alpha": 0.3, "gamma": 1.5}, ik.reference.sigmoid_focal_loss, {"alpha": 0.3, "gamma": 1.5}),
+    "focal, scores": ({"alpha": 0.3}, ik.reference.sigmoid_focal_loss, {"alpha": 0.3}),
+    "focal, scores, YOLOv8's": (
+        {"alpha": -1.0, "gamma": 0.0}, ik.reference.sigmoid_focal_loss, {"alpha": -1.0, "gamma": 0.0},
+    ),
     "quality_focal": ({"gamma": 1.5}, ik.reference.quality_focal_loss, {"beta": 1.5}),
     "quality_focal, scores": ({}, ik.reference.quality_focal_loss, {}),
     "varifocal": ({"alpha": 2.0, "gamma": 0.5}, ik.reference.varifocal_loss, {"alpha": 2.0, "gamma": 0.5}),
     "varifocal, scores": ({}, ik.reference.varifocal_loss, {}),
     "asymmetric": ({}, ik.reference.asymmetric_loss, {}),
+    "asymmetric, scores": ({}, ik.reference.asymmetric_loss, {}),
     "asymmetric, its own numbers": (
         {"gamma": 2.5, "gamma_pos": 0.0, "clip": 0.2}, ik.reference.asymmetric_loss,
         {"gamma_neg": 2.5, "gamma_pos": 0.0, "clip": 0.2},
@@ -154,7 +159,7 @@ def test_every_formula_equals_its_flat_loss(name, layout, divisor, device):
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 8e-3)])
-@pytest.mark.parametrize("name", ["quality_focal", "varifocal"])
+@pytest.mark.parametrize("name", ["focal", "quality_focal", "varifocal", "asymmetric"])
 def test_scores_on_every_instruction_set(name, dtype, rtol, backend):
     """Lines shorter and longer than a block of the kernel, and than a vector."""
     levels, labels = make(backend, dtype, sizes=((37, 41), (5, 3), (1, 1)))
@@ -474,23 +479,18 @@ BAD = {
     "a function": (([LEVEL], IDS, 5), {"formula": max}, ValueError,
                    'formula must be "focal", "quality_focal", "varifocal", "asymmetric" or an imbal_kernels.Formula, '
                    f"got {max}"),
-    "scores of focal": (([LEVEL], IDS, 5), {"scores": SCORES}, ValueError,
-                        'scores has no meaning in formula="focal", which takes alpha, gamma'),
-    "scores of asymmetric": (
-        ([LEVEL], IDS, 5), {"scores": SCORES, "formula": "asymmetric"}, ValueError,
-        'scores has no meaning in formula="asymmetric", which takes gamma, gamma_pos, clip'),
     "clip of focal": (([LEVEL], IDS, 5), {"clip": 0.1}, ValueError,
                       'clip has no meaning in formula="focal", which takes alpha, gamma'),
     "gamma_pos": (([LEVEL], IDS, 5), {"gamma_pos": 0.0, "formula": "varifocal"}, ValueError,
-                  'gamma_pos has no meaning in formula="varifocal", which takes alpha, gamma, scores'),
+                  'gamma_pos has no meaning in formula="varifocal", which takes alpha, gamma'),
     "alpha": (([LEVEL], IDS, 5, 0.25), {"formula": "quality_focal"}, ValueError,
-              'alpha has no meaning in formula="quality_focal", which takes gamma, scores'),
+              'alpha has no meaning in formula="quality_focal", which takes gamma'),
     "gamma of one's own": (([LEVEL], IDS, 5), {"gamma": 2.0, "formula": SQUARED}, ValueError,
-                           "gamma has no meaning in a Formula of your own, which takes scores"),
+                           "gamma has no meaning in a Formula of your own, which takes none"),
     "pos_weight of one's own": (([LEVEL], IDS, 5), {"pos_weight": torch.ones(5), "formula": SQUARED}, ValueError,
-                                "pos_weight has no meaning in a Formula of your own, which takes scores"),
+                                "pos_weight has no meaning in a Formula of your own, which takes none"),
     "smoothing of one's own": (([LEVEL], IDS, 5), {"label_smoothing": 0.1, "formula": SQUARED}, ValueError,
-                               "label_smoothing has no meaning in a Formula of your own, which takes scores"),
+                               "label_smoothing has no meaning in a Formula of your own, which takes none"),
     "beta": (([LEVEL], IDS, 5), {"gamma": 0.5, "formula": "quality_focal"}, ValueError,
              "gamma must be finite and at least 1, got 0.5"),
     "gamma": (([LEVEL], IDS, 5), {"gamma": "2"}, TypeError, "gamma must be a number, got str"),

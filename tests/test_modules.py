@@ -86,7 +86,7 @@ def test_repr_and_change(module, function):
     assert torch.equal(loss(*problem("cpu")), function(*problem("cpu"), reduction="none"))
 
 
-@pytest.mark.parametrize("module, function", PAIRS[2:4], ids=["quality", "varifocal"])
+@both
 def test_scores_go_to_the_call(module, function, device):
     x, t = problem(device)
     scores = torch.tensor([0.5, 0.0, 0.25, 0.0], device=device)

@@ -100,7 +100,8 @@ def test_opcheck_of_the_small_ops(positives, device):
     x, ids = problem(device)
     torch.library.opcheck(raw.count_targets.default, (ids, 5, -100, False, positives))
     torch.library.opcheck(raw.count_targets.default, ((x > 0).float().detach(), 5, -100, True, positives))
-    torch.library.opcheck(raw.rescale_.default, (x.detach().clone(), torch.tensor(2.0, device=device)))
+    grads = [torch.ones(shape, device=device) for shape in ((5,), (3, 2))]
+    torch.library.opcheck(raw.rescale_.default, (grads, torch.tensor(2.0, device=device)))
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])

@@ -1,4 +1,4 @@
-"""Quality focal, varifocal and asymmetric loss: contracts, against the reference in fp64 and each other.
+"""All the sigmoid losses: contracts, against the reference in fp64 and each other.
 
 The reference itself is held to 50 digits in test_accuracy_family.py.
 """
@@ -14,6 +14,9 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 BOTH = pytest.mark.parametrize("functions", [ik, ik.reference], ids=["ours", "reference"])
 INF, NAN = math.inf, math.nan
 LOSSES = {
+    "focal": ("sigmoid_focal_loss", {"alpha": 0.25}),
+    "focal 0": ("sigmoid_focal_loss", {"alpha": -1, "gamma": 0.0}),
+    "focal 1.3": ("sigmoid_focal_loss", {"alpha": -1, "gamma": 1.3}),
     "quality": ("quality_focal_loss", {}),
     "quality 1": ("quality_focal_loss", {"beta": 1.0}),
     "quality 2.5": ("quality_focal_loss", {"beta": 2.5}),
@@ -27,8 +30,7 @@ LOSSES = {
     "asymmetric odd": ("asymmetric_loss", {"clip": 0.1, "gamma_neg": 0.3, "gamma_pos": 1.7}),
 }
 EACH = pytest.mark.parametrize("name", LOSSES)
-SCORED = [name for name in LOSSES if "asymmetric" not in name]
-NAMES_AND_TARGETS = [(name, kind) for name in LOSSES for kind in ("dense", "ids", "scores")[: 2 + (name in SCORED)]]
+NAMES_AND_TARGETS = [(name, kind) for name in LOSSES for kind in ("dense", "ids", "scores")]
 
 
 def seeded(seed=0):
@@ -90,7 +92,7 @@ def test_class_ids(name, dtype, classes, device):
 @pytest.mark.filterwarnings("ignore:targets without the class dimension")
 @pytest.mark.parametrize("classes", [1, 3, 16, 21, 80])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("name", SCORED)
+@EACH
 def test_scores_are_targets_in_full(name, dtype, classes, device):
     """0 and 1 among them; those of background rows are not read, whatever they hold."""
     ids = torch.randint(-1, classes + 1, (53,), generator=seeded(1)).to(device)
@@ -130,7 +132,7 @@ def test_options(name, targets, options, device):
 
 @BOTH
 @pytest.mark.parametrize("normalizer", ["positives", "positives_per_image"])
-@pytest.mark.parametrize("name", SCORED)
+@EACH
 def test_positives_are_rows_with_a_class(name, normalizer, functions, device):
     x, ids = logits((3, 19, 5), device), torch.randint(-1, 6, (3, 19), generator=seeded(1)).to(device)
     scores = torch.rand(3, 19, generator=seeded(2)).to(device)
@@ -183,11 +185,12 @@ def test_infinite_and_large_logits(name, dtype, functions, device):
         torch.testing.assert_close(loss[[1, 3], 0], expected, rtol=rtol, atol=0)
         assert (grad[[1, 3], 0] <= 1e-80).all() and (loss[[2, 4], 0] == 0).all() and (grad[[2, 4], 0] == 0).all()
     else:
-        factor = own.get("alpha", 0.75) if function == "varifocal_loss" else 1.0
+        factor = own.get("alpha", 0.75) if function == "varifocal_loss" else 0.75 if name == "focal" else 1.0
         expected = torch.tensor([INF, 200 * factor], device=device, dtype=dtype)
         torch.testing.assert_close(loss[[1, 3], 0], expected)
         torch.testing.assert_close(grad[[1, 3], 0], torch.full((2,), factor, device=device, dtype=dtype))
-    assert (loss[[1], 1] == 0).all() and loss[2, 1] == INF and grad[2, 1] == -1 and grad[4, 1] == -1
+    positive = 0.25 if name == "focal" else 1.0
+    assert (loss[[1], 1] == 0).all() and loss[2, 1] == INF and grad[2, 1] == -positive and grad[4, 1] == -positive
 
 
 def test_hard_positives_keep_their_gradient(device):
@@ -216,6 +219,19 @@ SAME = {
         lambda x, t: ik.varifocal_loss(x, t, 1.0, 0.0),
         lambda x, t: ik.binary_cross_entropy_with_logits(x, t, reduction="none")),
 }  # fmt: skip
+
+
+@BOTH
+def test_scores_of_binary_cross_entropy(functions, device):
+    """YOLOv8's: each object's overlap is the target of its class."""
+    x, ids = logits((41, 5), device), torch.randint(-1, 6, (41,), generator=seeded(1)).to(device)
+    scores = torch.rand(41, generator=seeded(2)).to(device)
+    values = one_hot(ids, 5).float() * scores[:, None]
+    got = functions.binary_cross_entropy_with_logits(x, ids, scores=scores)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(x, values)
+    torch.testing.assert_close(got, expected)
+    for one, other in zip(torch.autograd.grad(got, x), torch.autograd.grad(expected, x), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)  # p - t cancels
 
 
 @pytest.mark.parametrize("targets", ["ids", "dense"])
@@ -261,7 +277,7 @@ def test_same_bits_for_any_number_of_threads(name, targets, device):
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 @pytest.mark.parametrize("functions", [ik, ik.reference], ids=["ours", "reference"])
 @pytest.mark.parametrize("value", [1.5, -0.1, NAN, INF])
-@pytest.mark.parametrize("name", SCORED)
+@EACH
 def test_bad_scores(name, value, functions, reduction, device):
     """On a CPU an error with the row; on a GPU, and in the reference, NaN for the row alone."""
     x, ids = logits((5, 3), device), torch.tensor([0, -1, 2, 1, 0], device=device)
@@ -307,7 +323,7 @@ def test_gradcheck(name, case, functions, device):
 
 
 @BOTH
-@pytest.mark.parametrize("name", SCORED)
+@EACH
 def test_gradcheck_with_scores(name, functions, device):
     """By the logits, and by scores that require grad."""
     function, own = LOSSES[name]

@@ -223,28 +223,24 @@ Tensor count_targets(Tensor target, int64_t classes, int64_t ignore, bool dense,
   return out;
 }
 
-template <class T>
-void scale_all(Tensor& grad, float factor) {
+template <class T, class A>
+void scale_all(Tensor& grad, A factor) {
   T* p = (T*)grad.mutable_data_ptr();
   torch::stable::parallel_for(0, grad.numel(), 1 << 15, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) p[i] = (T)((float)p[i] * factor);
+    for (int64_t i = first; i < last; ++i) p[i] = (T)((A)p[i] * factor);
   });
 }
 
-// grad *= upstream, and nothing at all when upstream is 1.
-void rescale_(Tensor grad, Tensor upstream) {
+// grads *= upstream, and nothing at all when upstream is 1.
+void rescale_(std::vector<Tensor> grads, Tensor upstream) {
   const double factor = value(upstream);
   if (factor == 1) return;
-  switch (type_of(grad)) {
-    case Type::kF64: {
-      double* p = grad.mutable_data_ptr<double>();
-      for (int64_t i = 0, n = grad.numel(); i < n; ++i) p[i] *= factor;
-      break;
+  for (Tensor& grad : grads) switch (type_of(grad)) {
+      case Type::kF64: scale_all<double>(grad, factor); break;
+      case Type::kF32: scale_all<float>(grad, (float)factor); break;
+      case Type::kBF16: scale_all<torch::headeronly::BFloat16>(grad, (float)factor); break;
+      default: scale_all<torch::headeronly::Half>(grad, (float)factor); break;
     }
-    case Type::kF32: scale_all<float>(grad, (float)factor); break;
-    case Type::kBF16: scale_all<torch::headeronly::BFloat16>(grad, (float)factor); break;
-    default: scale_all<torch::headeronly::Half>(grad, (float)factor); break;
-  }
 }
 
 // The instruction set in use; a name given is switched to first, where this machine has it.

@@ -44,6 +44,15 @@ def _alphas(alpha, scalars, ALPHA: tl.constexpr):
 
 
 @triton.jit
+def _mixed(target, alpha_pos, alpha_neg, KINDS: tl.constexpr):
+    """What a target in [0, 1] takes of the two: its parts, or all of one."""
+    if KINDS[3]:
+        return tl.where(target != 0, alpha_pos, alpha_neg)
+    else:
+        return target * alpha_pos + (1.0 - target) * alpha_neg
+
+
+@triton.jit
 def terms_of(
     x, target, skip, fill, factors, scalars, FORMULA: tl.constexpr, KINDS: tl.constexpr, TARGETS: tl.constexpr,
     VALUES: tl.constexpr, MODES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
@@ -66,10 +75,7 @@ def terms_of(
             wrong = (target != 0) & ((scores >= 0) & (scores <= 1) == 0) & (skip == 0)
             skip, fill = skip | wrong, tl.where(wrong, float("nan"), fill).to(x.dtype)
             target = tl.where(target != 0, tl.where(wrong, 0.0, scores), 0.0)
-        if TARGETS == "soft":
-            w = weight * (target * alpha_pos + (1.0 - target) * alpha_neg)
-        else:
-            w = weight * tl.where(target != 0, alpha_pos, alpha_neg)
+        w = weight * _mixed(target, alpha_pos, alpha_neg, KINDS)
     a, b, grad = _evaluate(FORMULA, x, target, w, pos_weight, scalars, KINDS, ZERO, TERMS, FAST, OWN)
     return a, b, grad, skip, fill
 
@@ -89,7 +95,7 @@ def positives_of(
     t = tl.full(x.shape, 1.0, T)
     if MODES[3] != "none":
         t = optional(scores_ptr, MODES[3], at, row, label, mask).to(T)
-        w = tl.where(t == 0, alpha_neg, alpha_pos) * weight
+        w = weight * _mixed(t, alpha_pos, alpha_neg, KINDS)
     else:
         w = alpha_pos * pos_weight * weight
     a, b, grad = _evaluate(FORMULA, x, t, w, pos_weight, scalars, KINDS, True, TERMS, FAST, OWN)

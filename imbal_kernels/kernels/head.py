@@ -15,7 +15,7 @@ import triton.language as tl
 
 from . import numerics as nm
 from .elements import positives_of, scalars_of, terms_of
-from .operands import class_of_row, optional
+from .operands import class_of_row, optional, size_of
 
 
 @triton.jit
@@ -25,12 +25,6 @@ def _of_level(values, level, LEVELS: tl.constexpr):
     for i in tl.static_range(1, LEVELS):
         chosen = tl.where(level == i, values[i], chosen)
     return chosen
-
-
-@triton.jit
-def _size(odd):
-    """A size as the wrapper passes it: odd and above 1, or Triton would specialise on it."""
-    return (odd - 3) // 2
 
 
 @triton.jit
@@ -124,23 +118,23 @@ def head_kernel(
     alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64, gamma_pos: tl.float64,
     clip: tl.float64,
     FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr, KIND: tl.constexpr, KIND_POS: tl.constexpr,
-    CLIP: tl.constexpr, WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, SCORES: tl.constexpr,
-    UPSTREAM: tl.constexpr, LOSS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
-    OWN: tl.constexpr, LEVELS: tl.constexpr, VECTOR: tl.constexpr, POSITIONS: tl.constexpr, STEP: tl.constexpr,
-    REST: tl.constexpr,
+    CLIP: tl.constexpr, APART: tl.constexpr, WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr,
+    SCORES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr, OWN: tl.constexpr, LEVELS: tl.constexpr, VECTOR: tl.constexpr, POSITIONS: tl.constexpr,
+    STEP: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """firsts, blocks, groups: of each level its first program, the programs of an image and anchor, H * W / VECTOR."""
     T: tl.constexpr = tl.float64 if x_ptrs[0].dtype.element_ty == tl.float64 else tl.float32
-    KINDS: tl.constexpr = (KIND, KIND_POS, CLIP)
+    KINDS: tl.constexpr = (KIND, KIND_POS, CLIP, APART)
     PATCH_MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, SCORES)
     MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, "none" if TARGETS == "background" else SCORES)
     program = tl.program_id(0)
     level = 0
     for i in tl.static_range(1, LEVELS):
-        level += (program >= _size(firsts[i])).to(tl.int32)
-    here = program - _size(_of_level(firsts, level, LEVELS))
-    per_line = _size(_of_level(blocks, level, LEVELS))
-    positions = _size(_of_level(groups, level, LEVELS)) * VECTOR
+        level += (program >= size_of(firsts[i])).to(tl.int32)
+    here = program - size_of(_of_level(firsts, level, LEVELS))
+    per_line = size_of(_of_level(blocks, level, LEVELS))
+    positions = size_of(_of_level(groups, level, LEVELS)) * VECTOR
     line = here // per_line  # an image and its anchor
     begin = (here - line * per_line) * POSITIONS
     start = line.to(tl.int64) * positions * C + begin

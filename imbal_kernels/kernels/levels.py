@@ -11,6 +11,7 @@ import torch
 
 from . import head, sigmoid
 from .launch import Launch, cdiv, on_device
+from .operands import odd
 
 # Channels a step, places and warps of a program: 8 logits a thread at a time, for which 80 registers are enough. With
 # 16 an element costs 1 % less, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
@@ -44,11 +45,6 @@ def _mode(tensors: list[torch.Tensor], inputs: list[torch.Tensor]) -> str:
 def _aligned(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
     """Values by place; copied where they begin off 16 bytes, for which Triton would compile anew."""
     return tuple(t if t.data_ptr() % 16 == 0 else t.clone() for t in tensors) or None
-
-
-def _odd(sizes: list[int]) -> tuple[int, ...]:
-    """As the kernel takes sizes: Triton specialises on a 1 and on multiples of 16, whatever it is told of a tuple."""
-    return tuple(2 * size + 3 for size in sizes)
 
 
 def plan(
@@ -87,7 +83,7 @@ def plan(
         counts = [x.shape[0] * x.shape[1] * blocks[i] if i in levels else 0 for i, x in enumerate(inputs)]
         firsts = [sum(counts[:i]) for i in range(len(counts))]
         args = element | dict(
-            firsts=_odd(firsts), blocks=_odd(blocks), groups=_odd([x.shape[3] // vector for x in inputs]), base=base,
+            firsts=odd(firsts), blocks=odd(blocks), groups=odd([x.shape[3] // vector for x in inputs]), base=base,
             VECTOR=vector,
         )  # fmt: skip
         launches.append(Launch(head.head_kernel, sum(counts), args, warps))

@@ -1,4 +1,4 @@
-"""Reading what comes with the logits: labels, dense targets and optional weights."""
+"""Reading what comes with the logits: labels, dense targets, optional weights, and sizes in a tuple."""
 
 import triton
 import triton.language as tl
@@ -69,3 +69,15 @@ def optional_in_tile(ptr, MODE: tl.constexpr, offsets, row, col, mask, mask_next
         return tl.where(in_first, value, optional(ptr, MODE, offsets, row + 1, col, mask_next))
     else:
         return value
+
+
+def odd(sizes: list[int]) -> tuple[int, ...]:
+    """A tuple of sizes as a kernel takes it: Triton specialises on a 1 and on multiples of 16, whatever it is told of a
+    tuple."""
+    return tuple(2 * size + 3 for size in sizes)
+
+
+@triton.jit
+def size_of(odd):
+    """One of the sizes that `odd` has passed."""
+    return (odd - 3) // 2

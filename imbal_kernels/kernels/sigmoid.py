@@ -15,12 +15,12 @@ WEIGHTED_TILES = 4  # at most, where it holds weights by element
 CLIPPED_TILES = 5  # at most, where p is clipped
 SUM_BLOCK = 1024
 TWO_ROWS_TILES = 8
-# Formula -> its form for any target, and how alpha goes with it: mixed by the target, or by whether it is 0.
+# Formula -> its form for any target.
 SOFT = {
-    "focal": (formulas.soft, "soft"),
-    "quality_focal": (formulas.quality, "soft"),
-    "varifocal": (formulas.varifocal, "apart"),
-    "asymmetric": (formulas.asymmetric, "soft"),
+    "focal": formulas.soft,
+    "quality_focal": formulas.quality,
+    "varifocal": formulas.varifocal,
+    "asymmetric": formulas.asymmetric,
 }
 LOSSES = {NO_LOSS: "none", ELEMENTWISE: "elementwise", SUM: "sum"}
 
@@ -70,8 +70,8 @@ def specialise(
     mixed: targets may lie between 0 and 1; patched: positives may be written after the background.
     """
     positive, own = None, name not in SOFT
-    soft, targets = (by_key(name).triton, "soft") if own else SOFT[name]
-    formula = soft
+    formula = soft = by_key(name).triton if own else SOFT[name]
+    targets = "soft"
     if patched and not mixed:
         formula, targets = (soft if own else formulas.background), "background"
         positive = soft if own or scores is not None else formulas.positive
@@ -89,8 +89,8 @@ def specialise(
     return dict(
         alpha_pos=alpha_pos * scale, alpha_neg=alpha_neg * scale, smoothing=label_smoothing, gamma=gamma,
         gamma_pos=gamma_pos, clip=clip, FORMULA=formula, POSITIVE=positive, TARGETS=targets, KIND=kind,
-        KIND_POS=kind_pos, CLIP=clip > 0, OWN=own, ZERO=zero, TERMS=_terms(itemsize, least_kind),
-        FAST=itemsize < 8 and not interpreted(),
+        KIND_POS=kind_pos, CLIP=clip > 0, APART=name == "varifocal", OWN=own, ZERO=zero,
+        TERMS=_terms(itemsize, least_kind), FAST=itemsize < 8 and not interpreted(),
     )  # fmt: skip
 
 

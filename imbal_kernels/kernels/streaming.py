@@ -161,14 +161,14 @@ def sigmoid_kernel(
     numel: tl.int64, C: tl.int32, multiplier: tl.uint32, shift: tl.uint32, row_multiplier: tl.uint64,
     ignore_index: tl.int64, alpha_pos: tl.float64, alpha_neg: tl.float64, smoothing: tl.float64, gamma: tl.float64,
     gamma_pos: tl.float64, clip: tl.float64, FORMULA: tl.constexpr, POSITIVE: tl.constexpr, TARGETS: tl.constexpr,
-    KIND: tl.constexpr, KIND_POS: tl.constexpr, CLIP: tl.constexpr, DENSE: tl.constexpr, WEIGHT: tl.constexpr,
-    POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, SCORES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr,
-    SPAN: tl.constexpr, PATCHES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr, FAST: tl.constexpr,
-    OWN: tl.constexpr, VECTORS: tl.constexpr, TILES: tl.constexpr,
+    KIND: tl.constexpr, KIND_POS: tl.constexpr, CLIP: tl.constexpr, APART: tl.constexpr, DENSE: tl.constexpr,
+    WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr, SCORES: tl.constexpr, UPSTREAM: tl.constexpr,
+    LOSS: tl.constexpr, SPAN: tl.constexpr, PATCHES: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
+    FAST: tl.constexpr, OWN: tl.constexpr, VECTORS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     T: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     BLOCK: tl.constexpr = TILES * VECTORS * 16
-    KINDS: tl.constexpr = (KIND, KIND_POS, CLIP)
+    KINDS: tl.constexpr = (KIND, KIND_POS, CLIP, APART)
     PATCH_MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, SCORES)
     MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, "none" if TARGETS == "background" else SCORES)
     multiplier = multiplier.to(tl.uint32)  # the interpreter types an int by its size

@@ -105,7 +105,7 @@ class _FusedLoss(torch.autograd.Function):
             grads = family.raw(problems, compact(upstream), NO_LOSS, True)[1]
         else:
             grads = family.raw(problems, None, NO_LOSS, True)[1] if grads is None else grads
-            grads = [rescaled(grad, upstream) for grad in grads]
+            grads = rescaled(grads, upstream)
         blank = (None,) * (size - 1)
         others = itertools.chain(*((grad, *blank) for grad in grads[1:]))
         return (None, None, grads[0], *blank, *(None,) * len(ctx.options), *others)
@@ -119,16 +119,16 @@ def _of_reference(family: Family, problems: Sequence[Any], upstream: Tensor) -> 
     return [next(found) if problem.input.requires_grad else None for problem in problems]
 
 
-def rescaled(grad: Tensor, upstream: Tensor) -> Tensor:
-    """A gradient that nobody else holds, times a 0-d upstream gradient: in place where that is allowed."""
+def rescaled(grads: Sequence[Tensor], upstream: Tensor) -> Sequence[Tensor]:
+    """Gradients that nobody else holds, times a 0-d upstream gradient: in place where that is allowed."""
     compiling = torch.compiler.is_compiling()
     batched = not compiling and torch._C._functorch.is_legacy_batchedtensor(upstream)  # autograd's own vmap
-    captured = grad.is_cuda and torch.cuda.is_current_stream_capturing()
-    if compiling or batched or captured or not backends.has_kernels(grad):
+    captured = grads[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    if compiling or batched or captured or not backends.has_kernels(grads[0]):
         # A replayed backward must not rescale twice, and a batch of upstream gradients can't in place.
-        return grad * upstream.to(grad.dtype)
-    _ops.rescale_(grad, upstream)
-    return grad
+        return [grad * upstream.to(grad.dtype) for grad in grads]
+    _ops.rescale_(grads, upstream)
+    return grads
 
 
 def compact(upstream: Tensor) -> Tensor:

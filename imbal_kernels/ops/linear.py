@@ -65,7 +65,7 @@ class _LinearLoss(torch.autograd.Function):
         else:
             if grads is None:
                 _, *grads = _raw(ctx.name)(*layer, None, ctx.wanted, *fields)
-            grads = [rescaled(g, upstream) if asked else None for g, asked in zip(grads, ctx.wanted, strict=True)]
+            grads = rescaled(grads, upstream)
         asked_for = [g if asked else None for g, asked in zip(grads, ctx.wanted, strict=True)]
         return (None, None, *asked_for, *[None] * len(fields))
 

@@ -32,7 +32,7 @@ _COUNT = "Tensor target, int num_classes, int ignore_index, bool dense, bool pos
 backends.library.define(f"sigmoid_loss({_ARGUMENTS}) -> (Tensor, Tensor)")
 backends.library.define(f"sigmoid_loss_levels({_LEVELS}) -> (Tensor, Tensor[])")
 backends.library.define(f"count_targets({_COUNT}) -> Tensor")
-backends.library.define("rescale_(Tensor(a!) grad, Tensor upstream) -> ()")
+backends.library.define("rescale_(Tensor(a!)[] grads, Tensor upstream) -> ()")
 # The two with their sums by class as well, (4, C) as in ClassStatistics.
 backends.library.define(f"sigmoid_loss_by_class({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 backends.library.define(f"sigmoid_loss_levels_by_class({_LEVELS}) -> (Tensor, Tensor[], Tensor)")
@@ -82,7 +82,7 @@ def _count_targets_fake(target: Tensor, *args: Any) -> Tensor:
 
 
 @torch.library.register_fake("imbal_kernels::rescale_", lib=backends.library)
-def _rescale_fake(grad: Tensor, upstream: Tensor) -> None:
+def _rescale_fake(grads: list[Tensor], upstream: Tensor) -> None:
     return None
 
 
@@ -209,10 +209,10 @@ def _count_targets_cuda(target: Tensor, *args: Any) -> Tensor:
 
 
 @torch.library.impl("imbal_kernels::rescale_", "CUDA", lib=backends.library)
-def _rescale_cuda(grad: Tensor, upstream: Tensor) -> None:
+def _rescale_cuda(grads: list[Tensor], upstream: Tensor) -> None:
     from imbal_kernels import kernels
 
-    kernels.rescale_(grad, upstream)
+    kernels.rescale_(grads, upstream)
 
 
 def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int, ignore_index: int) -> None:

@@ -40,7 +40,7 @@ def dense_focal_loss(
     ids = labels if isinstance(labels, Tensor) else torch.cat(list(labels), 1)
     flat_scores = scores if scores is None or isinstance(scores, Tensor) else torch.cat(list(scores), 1)
     options = formula_options(
-        formula, alpha=alpha, gamma=gamma, gamma_pos=gamma_pos, clip=clip, scores=scores, pos_weight=pos_weight,
+        formula, alpha=alpha, gamma=gamma, gamma_pos=gamma_pos, clip=clip, pos_weight=pos_weight,
         label_smoothing=label_smoothing,
     )  # fmt: skip
     problem = sigmoid_problem(

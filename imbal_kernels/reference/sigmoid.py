@@ -205,6 +205,7 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     reduction: str = "none",
     *,
+    scores: Tensor | None = None,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -219,6 +220,7 @@ def sigmoid_focal_loss(
         "inputs", "targets", inputs, targets, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=count_targets,
+        scores=scores,
     )  # fmt: skip
     check_statistics(statistics, inputs.shape[-1] if inputs.dim() else 1, inputs)
     if statistics is not None:
@@ -232,6 +234,7 @@ def binary_cross_entropy_with_logits(
     target: Tensor,
     weight: Tensor | None = None,
     *,
+    scores: Tensor | None = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -245,6 +248,7 @@ def binary_cross_entropy_with_logits(
         "input", "target", input, target, alpha=-1.0, gamma=0.0, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=count_targets,
+        scores=scores,
     )  # fmt: skip
     loss = sigmoid_loss(problem)
     return loss.reshape(input.shape) if problem.elementwise else loss

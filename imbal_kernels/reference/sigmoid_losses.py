@@ -71,6 +71,7 @@ def asymmetric_loss(
     clip: float = 0.05,
     reduction: str = "none",
     *,
+    scores: Tensor | None = None,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -84,7 +85,7 @@ def asymmetric_loss(
         "inputs", "targets", inputs, targets, alpha=-1.0, gamma=gamma_neg, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer,
         loss_weight=loss_weight, process_group=process_group, count=count_targets,
-        formula="asymmetric", gamma_pos=gamma_pos, clip=clip,
+        formula="asymmetric", gamma_pos=gamma_pos, clip=clip, scores=scores,
     )  # fmt: skip
     loss = sigmoid_loss(problem)
     return loss.reshape(inputs.shape) if problem.elementwise else loss

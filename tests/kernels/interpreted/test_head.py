@@ -27,7 +27,7 @@ FORMULAS = {
     "asymmetric no clip": dict(formula="asymmetric", gamma=1.5, gamma_pos=0.5, clip=0.0),
     "poly-1": dict(formula=POLY1_FOCAL),
 }
-SCORED = ("quality", "varifocal", "poly-1")
+SCORED = ("focal", "focal 0", "quality", "varifocal", "asymmetric", "poly-1")
 # A whole number of vectors in one block and in two, an odd number, a single place: two launches for any dtype.
 SIZES = ((2, 4), (4, 6), (3, 5), (1, 1))
 ANCHORS = 2
@@ -72,7 +72,7 @@ def problems_of(levels, labels, classes, scores=None, **options):
     shared |= {k: v for k, v in options.items() if k not in own}
     return dense_problems(
         levels, labels, classes, scores=scores, count=reference.count_targets, **shared,
-        **formula_options(scores=scores, **formula),
+        **formula_options(**formula),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from poly1_focal import POLY1_FOCAL  # noqa: E402
 
 LOSSES = {
     "quality": dict(formula="quality_focal", gamma=2.0),
+    "focal": dict(formula="focal", alpha=0.25, gamma=2.0),
     "quality 1": dict(formula="quality_focal", gamma=1.0),
     "quality 3.3": dict(formula="quality_focal", gamma=3.3),
     "varifocal": dict(formula="varifocal", alpha=0.75, gamma=2.0),
@@ -27,7 +28,6 @@ LOSSES = {
     "asymmetric odd": dict(formula="asymmetric", gamma=0.3, gamma_pos=1.7, clip=0.2),
     "poly-1": dict(formula=POLY1_FOCAL.key, gamma=0.0),
 }
-SCORED = [name for name in LOSSES if "asymmetric" not in name]
 INF, NAN = math.inf, math.nan
 
 
@@ -96,8 +96,7 @@ def test_values(name, classes, targets):
     soft = torch.rand(19, classes)
     soft[:, 0], soft[:, 1] = 0, 1
     if targets == "scores":
-        if name in SCORED:
-            compare(name, x, ids, scores)
+        compare(name, x, ids, scores)
     else:
         compare(name, x, {"ids": ids, "soft": soft, "hard": soft > 0.5}[targets])
 
@@ -106,7 +105,7 @@ def test_values(name, classes, targets):
 @pytest.mark.parametrize("name", LOSSES)
 def test_dtypes(name, dtype):
     x, ids, scores = make(32)
-    compare(name, x.to(dtype), ids, scores if name in SCORED else None)
+    compare(name, x.to(dtype), ids, scores)
     compare(name, x.to(dtype), torch.rand(19, 32))
 
 
@@ -117,7 +116,6 @@ def test_factors(name, classes):
     factors = dict(weight=torch.rand(19, 1))
     if name != "poly-1":
         factors |= dict(pos_weight=torch.rand(classes) * 3, label_smoothing=0.1)
-    scores = scores if name in SCORED else None
     compare(name, x, ids, scores, **factors)
     factors["label_smoothing"] = 0.0
     compare(name, x, ids, scores, **factors)
@@ -141,7 +139,6 @@ def test_a_bad_score_is_nan_for_its_row_alone(value, classes, smoothing):
 def test_ignored_rows_are_silent(name):
     for classes in (32, 21, 5):
         x, ids, scores = make(classes)
-        scores = scores if name in SCORED else None
         x[3] = torch.tensor([NAN, INF, -INF, 7.0]).repeat(8)[:classes]
         total, losses, grad = call(name, x, ids, scores)
         assert total.isfinite() and not losses[3].any() and not grad[3].any()

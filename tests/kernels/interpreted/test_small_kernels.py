@@ -36,17 +36,24 @@ def test_count_dense(dtype):
 @pytest.mark.parametrize("numel", (0, 1, 4095, 4096, 4097, 5 * 4096 + 3))
 def test_rescale(monkeypatch, dtype, numel):
     monkeypatch.setattr(rescale, "PROGRAMS", 2)
-    grad = torch.randn(numel).to(dtype)
+    grads = [torch.randn(n).to(dtype) for n in (numel, 7, 4096)]
     for factor in (1.0, -2.5):
-        expected = (grad.double() * factor).to(dtype)
-        rescale_(grad, torch.tensor(factor))
+        expected = [(grad.double() * factor).to(dtype) for grad in grads]
+        rescale_(grads, torch.tensor(factor))
         # The interpreter truncates to bf16, the hardware rounds.
         rtol = 2**-7 if dtype == torch.bfloat16 else 0.0
-        torch.testing.assert_close(grad, expected, rtol=rtol, atol=0.0)
-        grad = expected
+        torch.testing.assert_close(grads, expected, rtol=rtol, atol=0.0)
+        grads = expected
 
 
 def test_rescale_by_nan():
     grad = torch.ones(3)
-    rescale_(grad, torch.tensor(float("nan")))
+    rescale_([grad], torch.tensor(float("nan")))
     assert grad.isnan().all()
+
+
+def test_rescale_gradients_of_several_dtypes():
+    """As those of a layer under autocast."""
+    grads = [torch.ones(5, dtype=torch.bfloat16), torch.ones(9)]
+    rescale_(grads, torch.tensor(0.5))
+    assert all((grad == 0.5).all() for grad in grads)
