@@ -1,13 +1,12 @@
 """A linear layer with its loss: equal to the two apart, and never with the logits in full."""
 
-import itertools
-
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import imbal_kernels as ik
+from bench.harness import Contestant, peak_memory
 from imbal_kernels.ops import backends, linear
 
 ROWS, DIM, CLASSES = 37, 6, 11
@@ -141,21 +140,6 @@ def test_backward_twice_and_frozen_layers(device):
         assert ik.linear_focal_loss(x, w, b, labels) == loss
 
 
-def peak_of(work, device):
-    """The most bytes of tensors that work() holds at once, beyond those there were."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        kept = work()
-        return torch.cuda.max_memory_allocated() - before + 0 * len(kept)
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        kept = work()
-    events = sorted((e for e in profile.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
-    assert events and kept
-    return max(itertools.accumulate(e.nbytes() for e in events))
-
-
 @pytest.mark.parametrize(
     "classes, dtype",
     [(1203, torch.float32), (1203, torch.float16), (20_000, torch.float32), (20_000, torch.bfloat16)],
@@ -171,7 +155,8 @@ def test_peak_memory_is_what_the_docstring_says(classes, dtype, monkeypatch, dev
     gradients = (x.numel() + w.numel()) * dtype.itemsize
     more = 4 * w.numel() if dtype != torch.float32 else 0
     for loss in (ik.linear_focal_loss, ik.linear_cross_entropy):
-        peak = peak_of(lambda loss=loss: torch.autograd.grad(loss(x, w, None, labels) * 3, (x, w)), device)
+        work = Contestant(lambda loss=loss: torch.autograd.grad(loss(x, w, None, labels) * 3, (x, w)), 0)
+        peak = peak_memory(work, device)
         # labels counted and checked take some bytes a row, the products of a chunk those of its rows
         small = 40 * rows + linear.CHUNK_BYTES // classes * width
         assert linear.CHUNK_BYTES < peak - gradients <= 2 * linear.CHUNK_BYTES + more + small

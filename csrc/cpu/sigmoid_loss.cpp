@@ -8,8 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "huge_pages.h"
-#include "tensors.h"
+#include "large_tensor.h"
 
 namespace imbal {
 namespace {
@@ -143,10 +142,8 @@ std::tuple<Tensor, Tensor, Tensor, int64_t> sigmoid_loss(
   for (int64_t i = 0; i < input.dim(); ++i) shape.push_back(input.size(i));
   const bool fp64 = s.dtype == Type::kF64;
   const ScalarType wide = fp64 ? ScalarType::Double : ScalarType::Float;
-  Tensor grad = in_huge_pages(torch::stable::new_empty(
-      input, want_grad ? shape : std::vector<int64_t>{0}));
-  Tensor loss = loss_mode == 1 ? torch::stable::new_empty(input, shape,
-                                                          fp32_loss ? wide : input.scalar_type())
+  Tensor grad = new_large(input, want_grad ? shape : std::vector<int64_t>{0}, input.scalar_type());
+  Tensor loss = loss_mode == 1 ? new_large(input, shape, fp32_loss ? wide : input.scalar_type())
                 : loss_mode == 2 ? torch::stable::new_empty(input, {}, wide)
                                  : torch::stable::new_empty(input, {0}, wide);
   s.loss_type = type_of(loss);
@@ -264,6 +261,7 @@ STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(imbal_kernels, CompositeExplicitAutograd, m) {
   m.impl("_cpu_capability", TORCH_BOX(&cpu_capability));
+  m.impl("keep_memory", TORCH_BOX(&keep_memory));
 }
 
 }  // namespace

@@ -10,8 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "huge_pages.h"
-#include "tensors.h"
+#include "large_tensor.h"
 
 namespace imbal {
 
@@ -102,8 +101,8 @@ std::tuple<Tensor, Tensor, int64_t> softmax_loss(Tensor input, Tensor target, Op
 
   const bool fp64 = s.dtype == Type::kF64;
   const ScalarType wide = fp64 ? ScalarType::Double : ScalarType::Float;
-  Tensor grad = in_huge_pages(torch::stable::new_empty(
-      input, want_grad ? std::vector<int64_t>{s.samples, s.classes, s.inner} : std::vector<int64_t>{0}));
+  const std::vector<int64_t> shape{s.samples, s.classes, s.inner};
+  Tensor grad = new_large(input, want_grad ? shape : std::vector<int64_t>{0}, input.scalar_type());
   Tensor loss = loss_mode == 1 ? torch::stable::new_empty(input, {s.samples, s.inner},
                                                           fp32_loss ? wide : input.scalar_type())
                 : loss_mode == 2 ? torch::stable::new_empty(input, {}, wide)

@@ -40,6 +40,7 @@ backends.library.define(f"sigmoid_loss_levels_by_class({_LEVELS}) -> (Tensor, Te
 # are.
 backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}, bool by_class=False) -> (Tensor, Tensor, Tensor, int)")
 backends.library.define("_cpu_capability(str name) -> str")
+backends.library.define("keep_memory(bool keep) -> ()")
 
 _ops = torch.ops.imbal_kernels
 
