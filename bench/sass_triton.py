@@ -78,18 +78,21 @@ def sigmoid_launch(classes=80, dtype=torch.float32, gamma=2.0, target=torch.int6
 
 
 def head_launch(classes=80, dtype=torch.float32, gamma=2.0, smoothing=0.0, weight=None, scored=False, alpha=0.25,
-                formula="focal", index=0, by_class=False):  # fmt: skip
+                formula="focal", index=0, by_class=False, rows=False):  # fmt: skip
     """One of the two launches for the five levels of RetinaNet on 800 x 1344: the first two levels have H * W % 8 = 0,
-    the others' is odd or leaves 2."""
+    the others' is odd or leaves 2. rows: the one launch for them as channels-last rows."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     shapes = [(1, 9, h * w) for h, w in ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))]
     logits = [torch.empty(n, a, classes, s, dtype=dtype, device="meta") for n, a, s in shapes]
+    if rows:
+        sizes = [x.shape[1] * x.shape[3] for x in logits]
+        logits = [torch.empty(n, classes, dtype=dtype, device="meta").t()[None, None] for n in sizes]
     labels = [torch.empty(shape, dtype=torch.int64, device="meta") for shape in shapes]
     weights = [] if weight is None else [torch.empty(weight, dtype=compute, device="meta")] * len(shapes)
     scores = [torch.empty(n * a * s, dtype=compute, device="meta") for n, a, s in shapes] if scored else []
     return levels.plan(
         logits, labels, weights, [], None, None, None, alpha, gamma, smoothing, 1.0, -100, sigmoid.SUM, True, scores,
-        formula, 0.0, 0.0, by_class,
+        formula, 0.0, 0.0, by_class, rows,
     )[3][index]  # fmt: skip
 
 
@@ -126,6 +129,8 @@ def _softmax(classes, taken=3, positions=(), **options):
 
 def _head(classes=80, taken=(False,), **options):  # there are classes enough for the loop
     step = levels.BY_CLASS[0] if options.get("by_class") else levels.STEP
+    if options.get("rows"):
+        step = levels.ROWS_BY_CLASS[0]
     repeats = classes // step - 1
     return Case(lambda: head_launch(classes, **options), taken, repeats)
 
@@ -176,6 +181,8 @@ CASES = {
     "head fp32 smoothing": _head(smoothing=0.1),
     "head fp32 sums by class": _head(by_class=True),
     "head bf16 sums by class": _head(dtype=BF16, by_class=True),
+    "rows fp32 sums by class": _head(by_class=True, rows=True),
+    "rows bf16 sums by class": _head(dtype=BF16, by_class=True, rows=True),
     "head fp64": _head(taken=None, dtype=FP64),
     "softmax fp32 C=2": _softmax(2),
     "softmax fp32 C=3": _softmax(3),

@@ -13,8 +13,8 @@ class ClassStatistics(nn.Module):
     of Tan et al., "Equalization Loss v2" (2021). In eval mode nothing is added. The sums are a buffer, float64, saved
     with the model; `reset()` starts anew, and several ranks may all_reduce `sums`.
 
-    The kernel adds them up in its one pass over the logits, on a CPU always, on a GPU those of a detector's contiguous
-    levels. Of logits with their classes last a GPU writes the losses and gradients of all elements once more, the
+    The kernel adds them up in its one pass over the logits, on a CPU always, on a GPU for class ids and a reduced loss.
+    For dense targets or `reduction="none"` a GPU writes the losses and gradients of all elements once more, the
     gradients in the dtype of the logits, and PyTorch adds them up. Nothing waits for the device.
 
     Args:

@@ -234,7 +234,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", [name for name in FORMULAS if "'s" not in name and "own numbers" not in name])
 def test_gradcheck(name, device, one_thread):
     levels, labels = make(device, torch.float64, sizes=((3, 2), (1, 1)), anchors=2)
     formula = SQUARED if name.startswith("own") else name.split(",")[0]

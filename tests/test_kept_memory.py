@@ -39,7 +39,6 @@ def grad_of(x, ids, loss=ik.sigmoid_focal_loss):
 
 def lazily_freed():
     """Bytes that the system may take at any time."""
-    gc.collect()
     return sum(1024 * int(line.split()[1]) for line in SMAPS.read_text().splitlines() if line.startswith("LazyFree"))
 
 
@@ -80,10 +79,10 @@ def test_what_shares_it_holds_it(hold):
 
 
 def test_the_system_may_take_it_and_keep_memory_gives_it_back():
-    x, ids = make(16)
+    x, ids = make(6)
     before = lazily_freed()
     grad_of(x, ids)
-    assert lazily_freed() - before >= 16 * MIB
+    assert lazily_freed() - before >= 6 * MIB
     torch.ops.imbal_kernels.keep_memory(False)
     assert lazily_freed() <= before
     grad_of(x, ids)
@@ -99,10 +98,10 @@ def test_so_many_blocks_and_no_more():
 
 
 def test_a_block_much_too_large_is_left():
-    large, small = make(20), make(5)
+    large, small = make(12), make(5)
     address = grad_of(*large).data_ptr()
     assert grad_of(*small).data_ptr() != address
-    assert grad_of(*make(12)).data_ptr() == address
+    assert grad_of(*make(8)).data_ptr() == address
 
 
 def test_other_uses_of_it():

@@ -8,6 +8,7 @@ written afterwards, one a thread. What is ignored or bad is replaced in the grad
 are kept by place, once at the end.
 
 Sums by class are added up over a program's places, channel by channel; there each target is evaluated where it is.
+For them rows of C logits, a channels-last level's, are read here as well.
 """
 
 import triton
@@ -121,9 +122,12 @@ def head_kernel(
     CLIP: tl.constexpr, APART: tl.constexpr, WEIGHT: tl.constexpr, POS_WEIGHT: tl.constexpr, ALPHA: tl.constexpr,
     SCORES: tl.constexpr, UPSTREAM: tl.constexpr, LOSS: tl.constexpr, ZERO: tl.constexpr, TERMS: tl.constexpr,
     FAST: tl.constexpr, OWN: tl.constexpr, LEVELS: tl.constexpr, VECTOR: tl.constexpr, POSITIONS: tl.constexpr,
-    STEP: tl.constexpr, REST: tl.constexpr,
+    STEP: tl.constexpr, REST: tl.constexpr, AS_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """firsts, blocks, groups: of each level its first program, the programs of an image and anchor, H * W / VECTOR."""
+    """firsts, blocks, groups: of each level its first program, the programs of an image and anchor, H * W / VECTOR.
+
+    AS_ROWS: the levels are rows of C logits, whose numbers are the positions of one line.
+    """
     T: tl.constexpr = tl.float64 if x_ptrs[0].dtype.element_ty == tl.float64 else tl.float32
     KINDS: tl.constexpr = (KIND, KIND_POS, CLIP, APART)
     PATCH_MODES: tl.constexpr = (WEIGHT, POS_WEIGHT, ALPHA, SCORES)
@@ -137,8 +141,8 @@ def head_kernel(
     positions = size_of(_of_level(groups, level, LEVELS)) * VECTOR
     line = here // per_line  # an image and its anchor
     begin = (here - line * per_line) * POSITIONS
-    start = line.to(tl.int64) * positions * C + begin
     row = line.to(tl.int64) * positions + begin
+    start = row * C if AS_ROWS else line.to(tl.int64) * positions * C + begin
     x_ptr = _of_level(x_ptrs, level, LEVELS) + start
     grad_ptr = None if grad_ptrs is None else _of_level(grad_ptrs, level, LEVELS) + start
     target_ptr = _of_level(target_ptrs, level, LEVELS) + row
@@ -171,8 +175,10 @@ def head_kernel(
     )
 
     col = tl.arange(0, STEP)[:, None]
-    x_at = x_ptr + (col * positions + place)
-    grad_at = None if grad_ptrs is None else grad_ptr + (col * positions + place)
+    channel = 1 if AS_ROWS else positions  # from one to the next
+    offsets = place * C + col if AS_ROWS else col * positions + place
+    x_at = x_ptr + offsets
+    grad_at = None if grad_ptrs is None else grad_ptr + offsets
     if sums_ptr is not None:
         sums_ptr += (base + program).to(tl.int64) * 4 * C
     losses = tl.zeros((STEP, POSITIONS), T)
@@ -182,9 +188,9 @@ def head_kernel(
             TARGETS, MODES, ZERO, TERMS, FAST, OWN, False,
         )  # fmt: skip
         col += STEP
-        x_at += STEP * positions
+        x_at += STEP * channel
         if grad_ptrs is not None:
-            grad_at += STEP * positions
+            grad_at += STEP * channel
     if REST:
         losses = _channels(
             x_at, grad_at, sums_ptr, factor_ptrs, places, factors, scalars, upstream, losses, col, C, FORMULA, KINDS,

@@ -17,14 +17,15 @@ from .operands import odd
 # 16 an element costs 1 % less, but half the warps fit on a multiprocessor, and they alone hide the latency of a load.
 STEP, WARPS = 2, 2
 BY_CLASS = 1, 1  # the two where a step's places are added up: with a warp to itself in 49 instructions, not 62
+ROWS_BY_CLASS = 8, 1, 32  # and with the places where these are rows, of which a step reads whole sectors
 POSITIONS = {2: 256, 4: 256, 8: 128}  # by itemsize
 PATCHED = 17  # classes from which on it pays to write positives afterwards, as in streaming.py
 MODES = ("none", "scalar", "class", "row", "full")
 
 
-def _vectors(inputs: list[torch.Tensor]) -> dict[int, set[int]]:
+def _vectors(inputs: list[torch.Tensor], rows: bool) -> dict[int, set[int]]:
     """The width of access of each launch, and its levels."""
-    widest = 16 // inputs[0].element_size()
+    widest = 1 if rows else 16 // inputs[0].element_size()
     own = [math.gcd(x.shape[3], widest) for x in inputs]
     some = [i for i, x in enumerate(inputs) if x.numel()]
     if not some:
@@ -49,14 +50,19 @@ def _aligned(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
 
 def plan(
     inputs, targets, weights, pos_weights, alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing,
-    scale, ignore_index, loss_mode, want_grad, scores, name, gamma_pos, clip, by_class=False,
+    scale, ignore_index, loss_mode, want_grad, scores, name, gamma_pos, clip, by_class=False, rows=False,
 ):  # fmt: skip
-    """(loss, gradients, each program's sums by class, launches) for levels that are (images, anchors, C, positions)."""
+    """(loss, gradients, each program's sums by class, launches) for levels that are (images, anchors, C, positions).
+
+    rows: they are views of rows of C logits, and what is wanted is by class.
+    """
     assert loss_mode != sigmoid.ELEMENTWISE
     first, classes = inputs[0], inputs[0].shape[2]
     compute = torch.float64 if first.dtype == torch.float64 else torch.float32
     places = POSITIONS[first.element_size()]
     step, warps = BY_CLASS if by_class else (STEP, WARPS)
+    if rows:
+        step, warps, places = ROWS_BY_CLASS
     if len({target.dtype for target in targets}) > 1:
         targets = [target.long() for target in targets]
     element = sigmoid.specialise(
@@ -73,12 +79,12 @@ def plan(
         ignore_index=ignore_index, WEIGHT=_mode(weights, inputs), POS_WEIGHT=_mode(pos_weights, inputs),
         ALPHA=sigmoid.mode_of(alpha_per_class, (0, classes)), SCORES="row" if scores else "none",
         UPSTREAM="none" if upstream is None else "scalar", LOSS=sigmoid.LOSSES[loss_mode], LEVELS=len(inputs),
-        POSITIONS=places, STEP=step, REST=classes % step != 0,
+        POSITIONS=places, STEP=step, REST=classes % step != 0, AS_ROWS=rows,
     )  # fmt: skip
 
     launches, base = [], 0
     blocks = [cdiv(x.shape[3], places) for x in inputs]
-    for vector, levels in _vectors(inputs).items():
+    for vector, levels in _vectors(inputs, rows).items():
         # All levels in both launches, so that they differ by their vectors alone; those of the other have no programs.
         counts = [x.shape[0] * x.shape[1] * blocks[i] if i in levels else 0 for i, x in enumerate(inputs)]
         firsts = [sum(counts[:i]) for i in range(len(counts))]
@@ -104,26 +110,33 @@ def sigmoid_loss_levels(
     scale, ignore_index, loss_mode, want_grad, scores, formula, gamma_pos, clip, by_class=False,
 ):  # fmt: skip
     """Loss and gradients of several levels: the raw op, see ops. Channels-last ones come as (N, C): each has a launch
-    of its own, of the kernel for rows. Sums by class are those of the others."""
+    of its own, of the kernel for rows, or with sums by class all have one."""
     options = (alpha, gamma, label_smoothing, scale, ignore_index, loss_mode, want_grad)
     last = (formula, gamma_pos, clip)
     heads = [i for i, x in enumerate(inputs) if x.dim() == 4]
-    losses, grads, sums, launches = [], [None] * len(inputs), None, []
+    rows = [i for i, x in enumerate(inputs) if x.dim() == 2]
+    losses, grads, sums, launches = [], [None] * len(inputs), [], []
 
     def of(tensors, level):
         return tensors[level] if tensors else None
 
     with on_device(inputs[0]):
-        if heads:
+        for chosen in (heads, rows) if by_class else (heads,):
+            if not chosen:
+                continue
             lists = (inputs, targets, weights, pos_weights, scores)
-            *first, last_list = [[tensors[i] for i in heads] if tensors else [] for tensors in lists]
-            loss, found, sums, launches = plan(
-                *first, alpha_per_class, scale_tensor, upstream, *options, last_list, *last, by_class
-            )
+            x, *first, last_list = [[tensors[i] for i in chosen] if tensors else [] for tensors in lists]
+            x = [level if level.dim() == 4 else level.t()[None, None] for level in x]
+            loss, found, own_sums, own = plan(
+                x, *first, alpha_per_class, scale_tensor, upstream, *options, last_list, *last, by_class,
+                chosen is rows,
+            )  # fmt: skip
             losses.append(loss)
-            for i, grad in zip(heads, found, strict=False):
-                grads[i] = grad
-        for i in (i for i, x in enumerate(inputs) if x.dim() == 2):
+            sums.append(own_sums)
+            launches += own
+            for i, grad in zip(chosen, found, strict=False):
+                grads[i] = grad if inputs[i].dim() == 4 else grad[0, 0].t()
+        for i in () if by_class else rows:
             loss, grads[i], own = sigmoid.plan(
                 inputs[i], targets[i], of(weights, i), of(pos_weights, i), alpha_per_class, scale_tensor, upstream,
                 *options, False, of(scores, i), *last,
@@ -132,6 +145,5 @@ def sigmoid_loss_levels(
             launches += own
         for launch in launches:
             launch.run()
-        if sums is not None:
-            sums = sums.sum(0, dtype=torch.float64)
-        return functools.reduce(torch.add, losses), grads if want_grad else [], sums
+        added = functools.reduce(torch.add, [own.sum(0, dtype=torch.float64) for own in sums]) if by_class else None
+        return functools.reduce(torch.add, losses), grads if want_grad else [], added

@@ -170,29 +170,24 @@ def _levels_cuda(*args: Any) -> tuple[Tensor, list[Tensor]]:
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CUDA", lib=backends.library)
 def _by_class_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if input.dim() == 2:
+    from imbal_kernels import kernels
+
+    if target.dim() == input.dim() or args[10] == ELEMENTWISE:
         return *_ops.sigmoid_loss(input, target, *args), sums_from_elements(input, target, *args)
-    loss, grads, sums = levels_by_class(*_one_level(input, target, *args))
+    loss, grads, sums = kernels.sigmoid_loss_levels(*(*_one_level(input, target, *args), True))
     return loss, grads[0] if grads else input.new_empty(0), sums
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CUDA", lib=backends.library)
 def _levels_by_class_cuda(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-    return levels_by_class(*args)
-
-
-def levels_by_class(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-    """With sums by class, of which those of channels-last levels are made of their elements."""
     from imbal_kernels import kernels
 
-    loss, grads, sums = kernels.sigmoid_loss_levels(*(*args, True))
-    rows = [sums_from_elements(*each) for each in _each_level(*args) if each[0].dim() == 2]
-    return loss, grads, functools.reduce(torch.add, rows if sums is None else [sums, *rows])
+    return kernels.sigmoid_loss_levels(*(*args, True))
 
 
 def sums_from_elements(input: Tensor, target: Tensor, *args: Any) -> Tensor:
-    """The kernel for rows adds up nothing by class: the losses and gradients of all elements are written, and PyTorch
-    does."""
+    """Of dense targets, and of elementwise losses, no kernel adds up anything by class: the losses and gradients of all
+    elements are written, and PyTorch does."""
     from imbal_kernels import kernels
 
     each = (*args[:10], ELEMENTWISE, True, True, *args[13:])

@@ -121,8 +121,9 @@ def test_factors(name, classes):
     compare(name, x, ids, scores, **factors)
 
 
-@pytest.mark.parametrize("classes, smoothing", ((32, 0.0), (21, 0.0), (5, 0.0), (32, 0.1)))
-@pytest.mark.parametrize("value", (1.5, -0.1, NAN, INF))
+@pytest.mark.parametrize(
+    "value, classes, smoothing", ((1.5, 32, 0.0), (-0.1, 21, 0.0), (NAN, 5, 0.0), (NAN, 32, 0.1), (INF, 21, 0.0))
+)
 def test_a_bad_score_is_nan_for_its_row_alone(value, classes, smoothing):
     """And is not looked at in a row of background."""
     x, ids, scores = make(classes)

@@ -1,4 +1,4 @@
-"""The sums by class of a GPU, against the reference: the head's kernel adds up its own, of rows PyTorch does."""
+"""The sums by class of a GPU, against the reference: the head's kernel adds them up, of values PyTorch does."""
 
 import functools
 
@@ -10,7 +10,7 @@ from imbal_kernels.arguments import SigmoidProblem
 from imbal_kernels.kernels import levels as module
 from imbal_kernels.kernels import sigmoid, sigmoid_loss_levels
 from imbal_kernels.ops.fused import SUM
-from imbal_kernels.ops.sigmoid import level_arguments, levels_by_class, sums_from_elements
+from imbal_kernels.ops.sigmoid import level_arguments, sums_from_elements
 from imbal_kernels.reference.sigmoid import sums_by_class
 
 
@@ -18,6 +18,7 @@ from imbal_kernels.reference.sigmoid import sums_by_class
 def few_steps(monkeypatch):
     """As in test_head.py."""
     monkeypatch.setattr(module, "BY_CLASS", (8, 1))
+    monkeypatch.setattr(module, "ROWS_BY_CLASS", (8, 1, 16))
     monkeypatch.setattr(module, "POSITIONS", dict.fromkeys((2, 4, 8), 16))
     monkeypatch.setattr(sigmoid, "TILE", dict.fromkeys((2, 4, 8), (16, 1)))
 
@@ -28,23 +29,19 @@ def as_launched(monkeypatch):
 
 
 @pytest.mark.parametrize("formula", ("focal", "varifocal"))
-@pytest.mark.parametrize("kind", ("ids", "values"))
 @pytest.mark.parametrize("dtype, rtol", ((torch.float32, 2e-5), (torch.bfloat16, 2**-7)))  # gradients truncated to it
-def test_rows(dtype, rtol, kind, formula):
+def test_values(dtype, rtol, formula):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(42, 5, generator=generator).to(dtype)
-    target = torch.arange(42) % 8 - 2
-    scores = torch.rand(42, generator=generator) if formula == "varifocal" and kind == "ids" else None
-    if kind == "values":
-        target = torch.rand(42, 5, generator=generator).round()
+    target = torch.rand(42, 5, generator=generator).round()
     scale = torch.tensor(0.25)
     options = dict(alpha=0.75, gamma=2.0, label_smoothing=0.0, scale=2.0, ignore_index=-2)
     problem = SigmoidProblem(
-        x, target, None, None, None, scores, scale, formula, gamma_pos=0.0, clip=0.0, elementwise=False,
+        x, target, None, None, None, None, scale, formula, gamma_pos=0.0, clip=0.0, elementwise=False,
         fp32_loss=False, **options,
     )  # fmt: skip
     got = sums_from_elements(
-        x, target, None, None, None, scale, None, *options.values(), 2, True, False, scores, formula
+        x, target, None, None, None, scale, None, *options.values(), 2, True, False, None, formula
     )
     torch.testing.assert_close(got, sums_by_class(problem), rtol=rtol, atol=0)
 
@@ -52,7 +49,7 @@ def test_rows(dtype, rtol, kind, formula):
 def head_sums(levels, labels, classes, want_grad=True, **options):
     """The sums, from a call whose loss and gradients are those of a call without."""
     problems = problems_of(levels, labels, classes, **options)
-    loss, grads, sums = levels_by_class(*level_arguments(problems, None, SUM, want_grad))
+    loss, grads, sums = sigmoid_loss_levels(*level_arguments(problems, None, SUM, want_grad), True)
     plain, plain_grads, none = sigmoid_loss_levels(*level_arguments(problems, None, SUM, want_grad))
     # They are evaluated in another form, of the same accuracy; the interpreter truncates to bf16.
     rtol = 1e-12 if loss.dtype == torch.float64 else 2**-7 if levels[0].dtype == torch.bfloat16 else 1e-4
@@ -69,8 +66,8 @@ def true_sums(levels, labels, classes, **options):
     return functools.reduce(torch.add, map(sums_by_class, problems))
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-@pytest.mark.parametrize("classes", (19, 5))  # whole steps and a rest, and nothing but a rest
+# Whole steps and a rest, and nothing but a rest.
+@pytest.mark.parametrize("classes, name", [(19, "focal"), *((5, name) for name in FORMULAS)])
 def test_levels(classes, name):
     levels, labels, scores = make(classes)
     options = FORMULAS[name] | ({"scores": scores} if name in SCORED else {})
@@ -88,22 +85,28 @@ def test_dtypes(dtype, rtol):
 
 
 def test_as_it_is_launched(as_launched):
-    levels, labels, _ = make(18, sizes=((2, 4), (14, 20), (3, 1)), anchors=1)
-    sums = head_sums(levels, labels, 18)
-    torch.testing.assert_close(sums, true_sums(levels, labels, 18), rtol=2e-5, atol=0)
+    levels, labels, _ = make(6, sizes=((2, 4), (14, 20), (3, 1)), anchors=1)
+    sums = head_sums(levels, labels, 6)
+    torch.testing.assert_close(sums, true_sums(levels, labels, 6), rtol=2e-5, atol=0)
 
 
-@pytest.mark.parametrize("format", (torch.channels_last, "mixed"))
-def test_other_layouts(format):
-    levels, labels, _ = make(20, format=None if format == "mixed" else format)
+# Whole steps, with a rest and without, and nothing but one.
+@pytest.mark.parametrize("classes, format", ((20, torch.channels_last), (8, "mixed"), (1, torch.channels_last)))
+def test_other_layouts(classes, format):
+    levels, labels, scores = make(classes, format=None if format == "mixed" else format)
     levels[1] = levels[1].contiguous(memory_format=torch.channels_last)
-    weight = torch.rand(*labels.shape, 1)
-    got = head_sums(levels, labels, 20, weight=weight)
-    torch.testing.assert_close(got, true_sums(levels, labels, 20, weight=weight), rtol=2e-5, atol=0)
+    for options in (
+        {"weight": torch.rand(*labels.shape, 1)},
+        {"weight": torch.rand(*labels.shape, classes), "pos_weight": torch.rand(classes), "label_smoothing": 0.1},
+        {"formula": "varifocal", "scores": scores},
+    ):
+        got = head_sums(levels, labels, classes, **options)
+        torch.testing.assert_close(got, true_sums(levels, labels, classes, **options), rtol=2e-5, atol=0)
 
 
-def test_ignored_places_add_nothing_and_bad_ones_make_it_nan():
-    levels, labels, _ = make(20, sizes=((3, 5),))
+@pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last))
+def test_ignored_places_add_nothing_and_bad_ones_make_it_nan(format):
+    levels, labels, _ = make(20, sizes=((3, 5),), format=format)
     labels = labels.clamp(min=-1)
     labels[0, 4] = -2
     poisoned = levels[0].clone()
@@ -111,7 +114,7 @@ def test_ignored_places_add_nothing_and_bad_ones_make_it_nan():
     assert torch.equal(head_sums([poisoned], labels, 20), head_sums(levels, labels, 20))
     labels[0, 4] = 50
     problems = problems_of(levels, labels, 20)
-    sums = levels_by_class(*level_arguments(problems, None, SUM, True))[2]
+    sums = sigmoid_loss_levels(*level_arguments(problems, None, SUM, True), True)[2]
     assert sums[1].isnan().all() and sums[3].isnan().all() and not sums[:3:2].isnan().any()
 
 
@@ -128,7 +131,8 @@ def test_a_positive_has_a_target_above_0():
     assert torch.equal(sums[0], torch.bincount(labels[scores > 0], minlength=20).double())
 
 
-def test_no_elements():
-    levels, labels, _ = make(20, sizes=((0, 4), (2, 8)))
+@pytest.mark.parametrize("format", (torch.contiguous_format, torch.channels_last))
+def test_no_elements(format):
+    levels, labels, _ = make(20, sizes=((0, 4), (2, 8)), format=format)
     torch.testing.assert_close(head_sums(levels, labels, 20), true_sums(levels, labels, 20), rtol=2e-5, atol=0)
     assert not head_sums(levels[:1], labels[:, :0], 20).any()
