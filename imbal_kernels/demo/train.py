@@ -33,7 +33,7 @@ class Settings:
     checks: int = 10
 
 
-QUICK = Settings(steps=300, train_scenes=1600, val_scenes=64, test_scenes=200, checks=5)
+QUICK = Settings(steps=150, train_scenes=1200, val_scenes=32, test_scenes=100, checks=3)
 
 
 @dataclass(frozen=True)
