@@ -3,6 +3,8 @@
 import gc
 import io
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -102,6 +104,23 @@ def test_a_block_much_too_large_is_left():
     address = grad_of(*large).data_ptr()
     assert grad_of(*small).data_ptr() != address
     assert grad_of(*make(8)).data_ptr() == address
+
+
+def test_what_is_kept_stands_in_nobodys_way(tmp_path):
+    """Under a limit that leaves room for one of them, or for a larger one."""
+    script = """
+import re, resource, torch, imbal_kernels as ik
+torch.set_num_threads(1)
+def step(mib):
+    x = torch.zeros(mib * 2**15, 8, requires_grad=True)
+    torch.autograd.grad(ik.sigmoid_focal_loss(x, torch.zeros(len(x), dtype=torch.long), reduction="sum"), x)
+step(100)
+size = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1])
+resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20, resource.RLIM_INFINITY))
+step(100), step(210)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
 
 
 def test_other_uses_of_it():

@@ -85,6 +85,14 @@ void give_back(void* data, void* size) {
   munmap(block.data, block.size);
 }
 
+void let_go() {
+  Kept& k = kept();
+  std::unique_lock lock(k.mutex, std::try_to_lock);
+  if (!lock) return;
+  for (const Block& block : k.blocks) munmap(block.data, block.size);
+  k.blocks.clear();
+}
+
 }  // namespace
 #endif
 
@@ -104,6 +112,7 @@ Tensor new_large(const Tensor& like, const std::vector<int64_t>& shape, ScalarTy
           aoti_torch_layout_strided(), nullptr, 0, give_back, (void*)block.size));
       return Tensor(handle);
     }
+    let_go();  // address space or a limit is used up, perhaps by what is kept
   }
 #endif
   return in_huge_pages(torch::stable::new_empty(like, shape, dtype));
@@ -111,12 +120,8 @@ Tensor new_large(const Tensor& like, const std::vector<int64_t>& shape, ScalarTy
 
 void keep_memory(bool keep) {
 #ifdef IMBAL_KEEPS_MEMORY
-  Kept& k = kept();
-  k.wanted = keep;
-  std::unique_lock lock(k.mutex, std::try_to_lock);
-  if (keep || !lock) return;
-  for (const Block& block : k.blocks) munmap(block.data, block.size);
-  k.blocks.clear();
+  kept().wanted = keep;
+  if (!keep) let_go();
 #endif
 }
 
