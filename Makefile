@@ -8,10 +8,11 @@ READY := $(VENV)/ready
 demo: $(READY)
 	$(RUN) -m imbal_kernels demo $(ARGS)
 
+# Of two workers with two threads each on two cores, one that spins while it waits takes the core that it waits for.
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
 
 # On a machine with a GPU: the suite with what is installed there, and nothing skipped in silence.
 test-gpu:

@@ -147,11 +147,13 @@ def _events(workload: Workload, bar: "tqdm[None]") -> dict[str, list[float]]:
 @contextlib.contextmanager
 def _nothing_kept() -> Iterator[None]:
     """Without the memory that our CPU kernels keep from one gradient to the next, which the profiler does not see."""
-    ours = not backends.MISSING["cpu"]
-    if ours:
-        torch.ops.imbal_kernels.keep_memory(False)
-    yield
-    if ours:
+    if backends.MISSING["cpu"]:
+        yield
+        return
+    torch.ops.imbal_kernels.keep_memory(False)
+    try:
+        yield
+    finally:
         torch.ops.imbal_kernels.keep_memory(True)
 
 

@@ -3,15 +3,11 @@
 import os
 from typing import NamedTuple
 
-# Two workers with two threads each on two cores: one that spins while it waits takes the core that it waits for, and
-# the suite takes twice as long. Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import pytest
+import torch
+from torch import Tensor
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from imbal_kernels.ops import backends  # noqa: E402
+from imbal_kernels.ops import backends
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

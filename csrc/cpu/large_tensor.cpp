@@ -20,9 +20,8 @@ namespace imbal {
 #ifdef IMBAL_KEEPS_MEMORY
 namespace {
 
-constexpr size_t kPage = 4096, kHugePage = 2 << 20;
-constexpr size_t kWorth = 4 << 20;  // bytes of a tensor from which on it is worth it
-constexpr size_t kMost = 16;        // blocks that are kept
+constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kMost = 16;  // blocks that are kept
 
 struct Block {
   void* data;
@@ -98,9 +97,9 @@ void let_go() {
 
 Tensor new_large(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
 #ifdef IMBAL_KEEPS_MEMORY
-  size_t size = dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  size_t size = size_of(type_of(dtype));
   for (int64_t n : shape) size *= n;
-  if (size >= kWorth && kept().wanted && torch_from_blob) {
+  if (size >= kLarge && kept().wanted && torch_from_blob) {
     const Block block = take((size + kPage - 1) / kPage * kPage);
     if (block.data) {
       std::vector<int64_t> strides(shape.size(), 1);

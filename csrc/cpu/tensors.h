@@ -16,8 +16,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-inline Type type_of(const Tensor& t) {
-  switch (t.scalar_type()) {
+inline Type type_of(ScalarType dtype) {
+  switch (dtype) {
     case ScalarType::Float: return Type::kF32;
     case ScalarType::Double: return Type::kF64;
     case ScalarType::BFloat16: return Type::kBF16;
@@ -31,6 +31,8 @@ inline Type type_of(const Tensor& t) {
     default: STD_TORCH_CHECK(false, "imbal_kernels: unexpected dtype"); return Type::kF32;
   }
 }
+
+inline Type type_of(const Tensor& t) { return type_of(t.scalar_type()); }
 
 inline double value(const Tensor& t) {
   return type_of(t) == Type::kF64 ? *t.const_data_ptr<double>() : *t.const_data_ptr<float>();
