@@ -27,7 +27,7 @@ FORMULAS = {
     "asymmetric no clip": dict(formula="asymmetric", gamma=1.5, gamma_pos=0.5, clip=0.0),
     "poly-1": dict(formula=POLY1_FOCAL),
 }
-SCORED = ("focal", "focal 0", "quality", "varifocal", "asymmetric", "poly-1")
+SCORED = ("quality", "varifocal", "poly-1")  # what the tests of something else give scores
 # A whole number of vectors in one block and in two, an odd number, a single place: two launches for any dtype.
 SIZES = ((2, 4), (4, 6), (3, 5), (1, 1))
 ANCHORS = 2
@@ -130,7 +130,7 @@ def compare(levels, labels, classes, upstream=None, **options):
 def test_formulas(name, classes):
     levels, labels, scores = make(classes)
     compare(levels, labels, classes, **FORMULAS[name])
-    if name in SCORED and classes != 24:
+    if name in SCORED or classes == 19:
         compare(levels, labels, classes, scores=scores, **FORMULAS[name])
 
 

@@ -55,7 +55,7 @@ def test_powers(layout, gamma):
 
 
 # One off a block of the two passes and one off a piece of the rows on either side.
-@pytest.mark.parametrize("classes", (16, 17, 256, 257))
+@pytest.mark.parametrize("classes", (16, 17, 255, 256, 257))
 @pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
 def test_around_a_block(layout, classes):
     compare(*make(layout, classes), gamma=2.0)

@@ -10,7 +10,7 @@ from imbal_kernels.arguments import SigmoidProblem
 from imbal_kernels.kernels import levels as module
 from imbal_kernels.kernels import sigmoid, sigmoid_loss_levels
 from imbal_kernels.ops.fused import SUM
-from imbal_kernels.ops.sigmoid import level_arguments, sums_from_elements
+from imbal_kernels.ops.sigmoid import _one_level, level_arguments, sums_from_elements
 from imbal_kernels.reference.sigmoid import sums_by_class
 
 
@@ -30,20 +30,26 @@ def as_launched(monkeypatch):
 
 @pytest.mark.parametrize("formula", ("focal", "varifocal"))
 @pytest.mark.parametrize("dtype, rtol", ((torch.float32, 2e-5), (torch.bfloat16, 2**-7)))  # gradients truncated to it
-def test_values(dtype, rtol, formula):
+@pytest.mark.parametrize("kind", ("ids", "values"))
+def test_rows(dtype, rtol, kind, formula):
+    """Made of elements, as of values and of elementwise losses; of class ids also by the kernel."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(42, 5, generator=generator).to(dtype)
-    target = torch.rand(42, 5, generator=generator).round()
+    target = torch.arange(42) % 8 - 2
+    scores = torch.rand(42, generator=generator) if formula == "varifocal" and kind == "ids" else None
+    if kind == "values":
+        target = torch.rand(42, 5, generator=generator).round()
     scale = torch.tensor(0.25)
     options = dict(alpha=0.75, gamma=2.0, label_smoothing=0.0, scale=2.0, ignore_index=-2)
     problem = SigmoidProblem(
-        x, target, None, None, None, None, scale, formula, gamma_pos=0.0, clip=0.0, elementwise=False,
+        x, target, None, None, None, scores, scale, formula, gamma_pos=0.0, clip=0.0, elementwise=False,
         fp32_loss=False, **options,
     )  # fmt: skip
-    got = sums_from_elements(
-        x, target, None, None, None, scale, None, *options.values(), 2, True, False, None, formula
-    )
-    torch.testing.assert_close(got, sums_by_class(problem), rtol=rtol, atol=0)
+    arguments = x, target, None, None, None, scale, None, *options.values(), SUM, True, False, scores, formula
+    torch.testing.assert_close(sums_from_elements(*arguments), sums_by_class(problem), rtol=rtol, atol=0)
+    if kind == "ids":
+        got = sigmoid_loss_levels(*_one_level(*arguments), True)[2]
+        torch.testing.assert_close(got, sums_by_class(problem), rtol=rtol, atol=0)
 
 
 def head_sums(levels, labels, classes, want_grad=True, **options):
