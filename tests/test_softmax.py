@@ -246,6 +246,36 @@ def test_unaligned_logits(device):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("classes", (24, 25, 32, 81, 1000))
+def test_rows_do_not_see_their_neighbours(classes, device):
+    """A row's last vector reads on into the next row, whatever stands there."""
+    x, t = make((40, classes), device, torch.float32)
+    t = t.clamp(min=0)
+    finite = torch.arange(40, device=device) % 2 == 0
+    x.data[~finite] = torch.tensor([NAN, INF, -INF], device=device).repeat(7)[:20, None]
+    t[~finite & (torch.arange(40, device=device) % 3 == 0)] = -100
+    alone = x.detach()[finite].clone().requires_grad_()
+    loss, grad = results(ik.softmax_focal_loss(x, t, reduction="none"), x, torch.ones(40, device=device))
+    expected = results(ik.softmax_focal_loss(alone, t[finite], reduction="none"), alone, torch.ones(20, device=device))
+    assert torch.equal(loss[finite], expected[0]) and torch.equal(grad[finite], expected[1])
+    assert not grad[t == -100].any()
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+@pytest.mark.parametrize("classes", (80, 81, 1000))
+def test_a_large_gradient_is_that_of_its_parts(classes, smoothing, device):
+    """Beyond 16 MiB it goes past the caches."""
+    x, t = make((2**22 // classes + 100, classes), device, torch.float32)
+    upstream = torch.tensor(1.0, device=device)
+
+    def gradient(x, t):
+        x = x.detach().requires_grad_()
+        return results(ik.cross_entropy(x, t, label_smoothing=smoothing, reduction="sum"), x, upstream)[1]
+
+    parts = zip(x.detach().chunk(8), t.chunk(8), strict=True)
+    assert torch.equal(gradient(x, t), torch.cat([gradient(*part) for part in parts]))
+
+
 @pytest.mark.parametrize("shape", ((3001, 7), (3001, 81), (40, 5003), (5, 19, 33, 31)))
 def test_same_bits_for_any_number_of_threads(shape, device):
     x, t = make(shape, device, torch.float32)

@@ -83,6 +83,16 @@ inline bool any(typename Simd<A>::I m) {
 #endif
 }
 
+// 0, 1, 2, ...
+template <class A, int... J>
+inline typename Simd<A>::I count_lanes(std::integer_sequence<int, J...>) {
+  return typename Simd<A>::I{J...};
+}
+template <class A>
+inline typename Simd<A>::I lane_numbers() {
+  return count_lanes<A>(std::make_integer_sequence<int, Simd<A>::W>());
+}
+
 // All lanes of a vector as one by f, which takes vectors and numbers: halves first.
 template <class A, int N>
 struct Lanes {

@@ -61,19 +61,28 @@ struct Positions {
   alignas(64) A loss[kPositions], slope[kPositions], flat[kPositions], at_label[kPositions];
   alignas(64) A inverse[kPositions], rest[kPositions], bend[kPositions];
   int64_t label[kPositions];
+  const A* row[kPositions];  // the logits, where classes lie in the lanes of a vector
 };
 
-// The logits of one vector of a tile: n vectors that lie `stride` apart, of one position (by rows) or of n classes.
+// One vector of a tile's positions, class by class; or by rows one position, a vector of classes at a time.
 template <class A, bool kRows>
 struct Sweep {
   using V = Vec<A>;
   static constexpr int W = Simd<A>::W;
-  A* x;        // logits, then their exponentials, then their gradients
+  static constexpr int kStep = kRows ? W : 1;  // classes that a vector holds
+  const A* logits;
+  A* x;        // their exponentials
   const A* t;  // probabilities, or null
   const A* w;  // weights
-  int64_t n, stride;
+  int64_t classes, stride;
 
-  V weight(int64_t c) const { return kRows ? load(w + c * W) : V{} + w[c]; }
+  int64_t offset(int64_t c) const { return kRows ? c : c * stride; }
+  // What follows the logits of a row can be read, and is none.
+  V logit(int64_t c) const {
+    const V v = load(logits + offset(c));
+    return kRows && c + W > classes ? V(lane_numbers<A>() < int(classes - c) ? v : V{} - A(INFINITY)) : v;
+  }
+  V weight(int64_t c) const { return kRows ? load(w + c) : V{} + w[c]; }
   // One number a position: the same for a whole row, else a lane's own.
   static V of(const A* values, int64_t i) { return kRows ? V{} + values[i] : load(values + i); }
   static void keep(A* values, int64_t i, V v) {
@@ -84,16 +93,21 @@ struct Sweep {
     }
   }
 
-  static constexpr int64_t kRun = 32;  // vectors that are summed before the sum is added to the others
+  // f(first, last) for every run of classes that are summed before the sum is added to the others.
+  template <class F>
+  void for_each_run(F f) const {
+    constexpr int64_t run = 32 * kStep;
+    for (int64_t first = 0; first < classes; first += run) f(first, first + run < classes ? first + run : classes);
+  }
 
   void find_top(Positions<A>& p, int64_t i) const {
     V a = V{} - A(INFINITY), b = a;
     int64_t c = 0;
-    for (; c + 2 <= n; c += 2) {
-      a = vmax(load(x + c * stride), a);
-      b = vmax(load(x + (c + 1) * stride), b);
+    for (; c + 2 * kStep <= classes; c += 2 * kStep) {
+      a = vmax(load(logits + offset(c)), a);
+      b = vmax(load(logits + offset(c + kStep)), b);
     }
-    if (c < n) a = vmax(load(x + c * stride), a);
+    for (; c < classes; c += kStep) a = vmax(logit(c), a);
     a = vmax(a, b);
     if constexpr (kRows) {
       p.top[i] = across<A>(a, [](auto a, auto b) { return a > b ? a : b; });
@@ -106,30 +120,38 @@ struct Sweep {
   void find_deficit(Positions<A>& p, int64_t i) const {
     const V top = of(p.top, i);
     LaneSum<V> sum;
-    for (int64_t first = 0; first < n; first += kRun) {
+    for_each_run([&](int64_t first, int64_t last) {
       V run = {};
-      for (int64_t c = first; c < n && c < first + kRun; ++c) run += weigh(weight(c), V(top - load(x + c * stride)));
+      for (int64_t c = first; c < last; c += kStep) run += weigh(weight(c), V(top - logit(c)));
       sum.add(run);
-    }
+    });
     keep(p.deficit, i, sum.total());
   }
 
-  // Logits become exponentials, which are summed; `ahead` is fetched meanwhile.
-  void exponentiate(Positions<A>& p, int64_t i, const char* ahead, int64_t ahead_bytes) const {
+  // Exponentials, summed; that of a row's label is 0 (else its logit is -inf by now). `ahead` is fetched meanwhile.
+  void exponentiate(Positions<A>& p, int64_t i, const char* ahead, int64_t size) const {
     const V top = of(p.top, i);
+    const int64_t label = kRows ? p.label[i] : -1;
     LaneSum<V> sum;
-    for (int64_t first = 0; first < n; first += kRun) {
-      const int64_t last = first + kRun < n ? first + kRun : n;
+    for_each_run([&](int64_t first, int64_t last) {
       V run = {};
-#pragma GCC unroll 4
-      for (int64_t c = first; c < last; ++c) {
-        if constexpr (kRows) __builtin_prefetch(ahead + c * ahead_bytes);
-        const V e = exp_below(V(load(x + c * stride) - top));
-        store(x + c * stride, e);
+      const auto add = [&](int64_t c, V logit) {
+        if constexpr (kRows) __builtin_prefetch(ahead + c * size);
+        const V e = exp_below(V(logit - top));
+        store(x + offset(c), e);
         run += e;
+      };
+      int64_t c = first;
+#pragma GCC unroll 4
+      for (; c + kStep <= last; c += kStep) add(c, load(logits + offset(c)));
+      if (c < last) add(c, logit(c));
+      if (label >= first && label < last) {
+        x[label] = 0;
+        run = V{};
+        for (c = first; c < last; c += kStep) run += load(x + c);
       }
       sum.add(run);
-    }
+    });
     keep(p.others, i, sum.total());
   }
 
@@ -138,13 +160,13 @@ struct Sweep {
     const V top = of(p.top, i), zero = {}, one = zero + A(1);
     const A keep_t = A(1 - s.smoothing), flat = A(s.smoothing / s.classes);
     LaneSum<V> others, tops, hit, mass, rest_mass, top_mass, deficit;
-    for (int64_t first = 0; first < n; first += kRun) {
+    for_each_run([&](int64_t first, int64_t last) {
       V others_run = {}, tops_run = {}, hit_run = {}, mass_run = {}, rest_run = {}, top_run = {}, deficit_run = {};
-      for (int64_t c = first; c < n && c < first + kRun; ++c) {
-        const V gap = top - load(x + c * stride), e = exp_below(V(-gap)), tc = load(t + c * stride);
+      for (int64_t c = first; c < last; c += kStep) {
+        const V gap = top - logit(c), e = exp_below(V(-gap)), tc = load(t + offset(c));
         const V a = weight(c) * (tc * keep_t + flat);
         const auto is_top = e == one;
-        store(x + c * stride, e);
+        store(x + offset(c), e);
         others_run += is_top ? zero : e;
         tops_run += is_top ? one : zero;
         hit_run += is_top ? zero : tc * e;
@@ -155,36 +177,53 @@ struct Sweep {
       }
       others.add(others_run), tops.add(tops_run), hit.add(hit_run), mass.add(mass_run);
       rest_mass.add(rest_run), top_mass.add(top_run), deficit.add(deficit_run);
-    }
+    });
     keep(p.others, i, others.total()), keep(p.tops, i, tops.total()), keep(p.hit, i, hit.total());
     keep(p.mass, i, mass.total()), keep(p.rest_mass, i, rest_mass.total());
     keep(p.top_mass, i, top_mass.total()), keep(p.deficit, i, deficit.total());
   }
 
-  // Exponentials become gradients, written to `out`, which may be x or begin before it.
-  void differentiate(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out) const {
-    const V slope = of(p.slope, i);
-    if (s.smoothing == 0) {
+  // gradient(c) for every vector, to `out`; by rows what is known of the label's takes its place. A row's last vector
+  // may run over what follows it. With `past` they go past the caches.
+  template <class F>
+  void write(const Positions<A>& p, int64_t i, A* out, bool past, F gradient) const {
+    const auto write_to = [&](int64_t c, int64_t end) {
 #pragma GCC unroll 4
-      for (int64_t c = 0; c < n; ++c) store(out + c * stride, V(load(x + c * stride) * slope));
-      return;
+      for (; c < end; c += kStep) store(out + offset(c), gradient(c), past);
+    };
+    const int64_t label = kRows ? p.label[i] : -1;
+    if (label >= 0 && past) {  // once, or the line would have to be fetched
+      const int64_t own = label / kStep * kStep;
+      const V mine = gradient(own);
+      write_to(0, own);
+      store(out + own, V(lane_numbers<A>() == int(label - own) ? V{} + p.at_label[i] : mine), true);
+      write_to(own + kStep, classes);
+    } else {
+      write_to(0, classes);
+      if (label >= 0) out[label] = p.at_label[i];
     }
-    const V flat = of(p.flat, i);
-    for (int64_t c = 0; c < n; ++c) store(out + c * stride, V(load(x + c * stride) * slope - flat * weight(c)));
   }
 
-  void differentiate_probabilities(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out) const {
+  void differentiate(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out, bool past) const {
+    const V slope = of(p.slope, i);
+    if (s.smoothing == 0)
+      return write(p, i, out, past, [&](int64_t c) { return V(load(x + offset(c)) * slope); });
+    const V flat = of(p.flat, i);
+    write(p, i, out, past, [&](int64_t c) { return V(load(x + offset(c)) * slope - flat * weight(c)); });
+  }
+
+  void differentiate_probabilities(const SoftmaxLoss& s, const Positions<A>& p, int64_t i, A* out, bool past) const {
     const V zero = {}, one = zero + A(1);
     const V slope = of(p.slope, i), bend = of(p.bend, i), inverse = of(p.inverse, i), rest = of(p.rest, i);
     const V mass = of(p.mass, i), hit = of(p.hit, i), k = of(p.flat, i);
     const V targets = of(p.rest_mass, i) + of(p.top_mass, i);
     const A keep_t = A(1 - s.smoothing), flat = A(s.smoothing / s.classes);
-    for (int64_t c = 0; c < n; ++c) {
-      const V e = load(x + c * stride), tc = load(t + c * stride), a = weight(c) * (tc * keep_t + flat);
+    write(p, i, out, past, [&](int64_t c) {
+      const V e = load(x + offset(c)), tc = load(t + offset(c)), a = weight(c) * (tc * keep_t + flat);
       const V prob = e * inverse, other = e == one ? rest : one - prob;
       const V turn = tc > A(0.5) * targets ? (targets - tc) - k : hit - tc;  // h - t_j, as h = sum t - k
-      store(out + c * stride, V(slope * (prob * (mass - a) - a * other) + bend * prob * turn));
-    }
+      return V(slope * (prob * (mass - a) - a * other) + bend * prob * turn);
+    });
   }
 };
 

@@ -40,8 +40,13 @@ struct SoftmaxTile {
   Positions<A>& p;
   A *x, *t, *lines;
   int64_t begin, count, lanes;
+  bool plain;     // rows need no conversion: logits are read where they are
+  bool in_place;  // and vectors of a row are aligned: gradients are made where they are wanted
 
-  SoftmaxTile(const SoftmaxLoss& s, Positions<A>& p, A* scratch, int64_t tile) : s(s), p(p), x(scratch) {
+  SoftmaxTile(const SoftmaxLoss& s, Positions<A>& p, A* scratch, int64_t tile)
+      : s(s), p(p), x(scratch),
+        plain(s.by_rows && s.dtype == (sizeof(A) == 4 ? Type::kF32 : Type::kF64)),
+        in_place(plain && s.classes % W == 0) {
     const int64_t size = s.by_rows ? s.tile * s.padded_classes() : s.classes * s.stride();
     t = x + size;
     lines = s.class_ids ? t : t + size;
@@ -53,6 +58,8 @@ struct SoftmaxTile {
   A* at(A* values, int64_t i, int64_t c) const {
     return values + (s.by_rows ? i * s.padded_classes() + c : c * s.stride() + i);
   }
+
+  A logit(int64_t i, int64_t c) const { return s.by_rows ? p.row[i][c] : *at(x, i, c); }
 
   // Rows of C in `lines` as lines of positions, W by W; what is read beyond a row is of no class.
   void from_rows(A* out) const {
@@ -109,6 +116,7 @@ struct SoftmaxTile {
   void blank(int64_t i) {
     p.counted[i] = p.weight[i] = 0;
     p.label[i] = -1;
+    p.row[i] = at(x, i, 0);
     for (int64_t c = 0; c < s.classes; ++c) *at(x, i, c) = 0;
   }
 
@@ -138,8 +146,12 @@ struct SoftmaxTile {
   }
 
   int64_t decode() {
-    load_values(s.dtype, s.input, x, -A(INFINITY));
+    // The last vector of a row reads on into the next: there must be one.
+    const bool copied = !plain || s.adjustment || (!in_place && begin + count == s.positions());
+    if (copied) load_values(s.dtype, s.input, x, -A(INFINITY));
     if (s.adjustment) adjust();
+    for (int64_t i = 0; i < count && s.by_rows; ++i)
+      p.row[i] = copied ? at(x, i, 0) : (const A*)s.input + (begin + i) * s.classes;
     for (int64_t i = 0; i < count; ++i) p.upstream[i] = 1;
     if (s.upstream) read(s.upstream_type, s.upstream, begin, count, p.upstream);
     int64_t bad = -1;
@@ -164,56 +176,54 @@ struct SoftmaxTile {
       if (p.top[i] != A(INFINITY)) continue;
       p.top[i] = 0;
       for (int64_t c = 0; c < s.classes; ++c) {
-        A& v = *at(x, i, c);
-        v = v != v ? v : v == A(INFINITY) ? A(0) : -A(INFINITY);
+        const A v = logit(i, c);
+        *at(x, i, c) = v != v ? v : v == A(INFINITY) ? A(0) : -A(INFINITY);
       }
+      p.row[i] = at(x, i, 0);
     }
   }
 
   void take_labels_out() {
     for (int64_t i = 0; i < count; ++i) {
-      p.own[i] = p.label[i] < 0 ? A(0) : *at(x, i, p.label[i]);
-      if (p.label[i] >= 0) *at(x, i, p.label[i]) = -A(INFINITY);
+      p.own[i] = p.label[i] < 0 ? A(0) : logit(i, p.label[i]);
+      if (p.label[i] >= 0 && !s.by_rows) *at(x, i, p.label[i]) = -A(INFINITY);
     }
   }
 
   // f(sweep, i) for every vector of positions, or row.
   template <bool kRows, class F>
   void sweep(F f) {
-    Sweep<A, kRows> v{nullptr, nullptr, (const A*)s.weights, 0, 0};
-    v.n = kRows ? (s.classes + W - 1) / W : s.classes;
-    v.stride = kRows ? W : s.stride();
     for (int64_t i = 0; i < count; i += kRows ? 1 : W) {
-      v.x = at(x, i, 0);
-      v.t = at(t, i, 0);
-      f(v, i);
+      A* const here = at(x, i, 0);
+      f(Sweep<A, kRows>{kRows ? p.row[i] : here, here, at(t, i, 0), (const A*)s.weights, s.classes, s.stride()}, i);
     }
   }
 
   template <bool kRows>
   void run() {
-    sweep<kRows>([&](auto& v, int64_t i) { v.find_top(p, i); });
+    sweep<kRows>([&](const auto& v, int64_t i) { v.find_top(p, i); });
     settle_infinities();
     if (s.class_ids) {
-      if (s.smoothing != 0) sweep<kRows>([&](auto& v, int64_t i) { v.find_deficit(p, i); });
+      if (s.smoothing != 0) sweep<kRows>([&](const auto& v, int64_t i) { v.find_deficit(p, i); });
       take_labels_out();
-      const int64_t bytes = size_of(s.dtype);
-      const char* ahead = (const char*)s.input + (begin + s.tile) * s.classes * bytes;
-      sweep<kRows>([&](auto& v, int64_t i) { v.exponentiate(p, i, ahead + i * s.classes * bytes, W * bytes); });
+      const int64_t size = size_of(s.dtype);
+      const char* ahead = (const char*)s.input + (begin + s.tile) * s.classes * size;
+      sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate(p, i, ahead + i * s.classes * size, size); });
       finish_ids(s, p, lanes);
     } else {
-      sweep<kRows>([&](auto& v, int64_t i) { v.exponentiate_probabilities(s, p, i); });
+      sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate_probabilities(s, p, i); });
       finish_probabilities(s, p, lanes);
     }
     if (!s.grad) return;
-    // Rows close up as they are written: each begins at or before where it was read, and runs over into the next.
-    sweep<kRows>([&](auto& v, int64_t i) {
-      A* out = kRows ? x + i * s.classes : v.x;
+    // Rows that are moved later close up as they are written: each begins at or before where it was read, and runs over
+    // into the next.
+    const bool past = in_place && s.past_caches;
+    sweep<kRows>([&](const auto& v, int64_t i) {
+      A* out = in_place ? (A*)s.grad + (begin + i) * s.classes : kRows ? x + i * s.classes : v.x;
       if (s.class_ids)
-        v.differentiate(s, p, i, out);
+        v.differentiate(s, p, i, out, past);
       else
-        v.differentiate_probabilities(s, p, i, out);
-      if (kRows && p.label[i] >= 0) out[p.label[i]] = p.at_label[i];
+        v.differentiate_probabilities(s, p, i, out, past);
     });
     if constexpr (!kRows)
       for (int64_t i = 0; i < count; ++i)
@@ -221,6 +231,7 @@ struct SoftmaxTile {
   }
 
   void write_gradient() {
+    if (in_place) return;
     if (s.by_rows) return write_all(s.dtype, x, begin * s.classes, count * s.classes, s.grad, s.past_caches);
     if (s.inner == 1) {
       to_rows();
