@@ -74,13 +74,6 @@ class Problem(Inputs):
         loss = ik.reference.dense_focal_loss(levels, self.labels, self.head.classes, ALPHA, GAMMA)
         return [loss.detach(), *torch.autograd.grad(loss, levels)]
 
-    def run(self, loss_of: Callable[[], Tensor]) -> list[Tensor]:
-        for level in self.levels:
-            level.grad = None
-        loss = loss_of()
-        loss.backward()
-        return [loss.detach(), *(level.grad for level in self.levels if level.grad is not None)]
-
     def check(self, name: str, run: Callable[[], Sequence[Tensor]]) -> None:
         self.hold(name, run(), self.expected)
 

@@ -100,10 +100,6 @@ class Problem(Inputs):
         loss = self.sparse(ik.reference, x)
         return loss.detach(), torch.autograd.grad(loss, x)[0]
 
-    def run(self, loss_of: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        loss = loss_of()
-        return loss.detach(), torch.autograd.grad(loss, self.logits)[0]
-
 
 def with_scores(ids: Tensor, scores: Tensor, like: Tensor) -> Tensor:
     return one_hot(ids, like) * scores[:, None].to(like.dtype)

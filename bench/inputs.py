@@ -53,6 +53,12 @@ class Inputs:
         for tensor, source in zip(self.tensors, self._source, strict=True):
             tensor.detach().copy_(source)
 
+    def run(self, loss_of: Callable[[], Tensor], upstream: float = 1.0) -> list[Tensor]:
+        """Loss and gradients. They go with the run that made them: left in `grad`, they would be freed in the time of
+        whoever comes next."""
+        loss = loss_of()
+        return [loss.detach(), *torch.autograd.grad(loss if upstream == 1.0 else loss * upstream, self.tensors)]
+
     def hold(self, name: str, results: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         """A contestant's loss, then its gradients, against those of the reference in fp64."""
         # Peers that compute and sum in half precision are held to what that type can give.

@@ -61,7 +61,7 @@ class Problem(Inputs):
         loss = ik.reference.sigmoid_focal_loss(x, self.ids, self.alpha, self.gamma, "sum", normalizer=self.normalizer)
         return loss.detach(), torch.autograd.grad(loss, x)[0]
 
-    def check(self, name: str, result: tuple[Tensor, Tensor], upstream: float = 1.0) -> None:
+    def check(self, name: str, result: Sequence[Tensor], upstream: float = 1.0) -> None:
         """A contestant's loss and gradient against the reference."""
         loss, grad = self.expected
         self.hold(name, result, (loss, grad * upstream))
@@ -70,21 +70,6 @@ class Problem(Inputs):
 def one_hot(ids: Tensor, like: Tensor) -> Tensor:
     """What the dense peers are fed; the int-label contestants write it inside the timed region."""
     return (ids[:, None] == torch.arange(like.shape[1], device=ids.device)).to(like.dtype)
-
-
-def _with_backward(
-    problem: Problem, loss_of: Callable[[], Tensor], upstream: float = 1.0
-) -> Callable[[], tuple[Tensor, Tensor]]:
-    logits = problem.logits
-
-    def run() -> tuple[Tensor, Tensor]:
-        logits.grad = None
-        loss = loss_of()
-        (loss if upstream == 1.0 else loss * upstream).backward()
-        assert logits.grad is not None
-        return loss.detach(), logits.grad
-
-    return run
 
 
 def _raw(problem: Problem, x: Tensor, upstream: Tensor | None, mode: int, want_grad: bool) -> tuple[Tensor, Tensor]:
@@ -115,17 +100,16 @@ def contestants(
     }
     missing = {}
 
-    def clear() -> None:
-        logits.grad = None
+    def enter_run(name: str, run: Callable[[], Sequence[Tensor]], amount: int, upstream: float = 1.0) -> None:
+        entries[name] = Contestant(run, amount, lambda: problem.check(name, run(), upstream))
 
-    def enter(name: str, run: Callable[[], tuple[Tensor, Tensor]], amount: int, upstream: float = 1.0) -> None:
-        entries[name] = Contestant(run, amount, lambda: problem.check(name, run(), upstream), clear)
+    def enter(name: str, loss_of: Callable[[], Tensor], amount: int, upstream: float = 1.0) -> None:
+        enter_run(name, functools.partial(problem.run, loss_of, upstream), amount, upstream)
 
-    enter(OURS, _with_backward(problem, lambda: problem.ours(ids)), pass_ids)
-    enter("ours, upstream 2", _with_backward(problem, lambda: problem.ours(ids), 2.0), pass_ids, 2.0)
-    again = _with_backward(problem, lambda: recomputed(logits, functools.partial(_raw, problem)))
-    enter("ours, recomputed", again, pass_ids)
-    enter("ours, dense", _with_backward(problem, lambda: problem.ours(dense)), pass_dense)
+    enter(OURS, lambda: problem.ours(ids), pass_ids)
+    enter("ours, upstream 2", lambda: problem.ours(ids), pass_ids, 2.0)
+    enter("ours, recomputed", lambda: recomputed(logits, functools.partial(_raw, problem)), pass_ids)
+    enter("ours, dense", lambda: problem.ours(dense), pass_dense)
 
     if problem.gamma:
         focal = peers.torchvision_focal_loss() if importlib.util.find_spec("torchvision") else None
@@ -154,8 +138,7 @@ def contestants(
             if compiled:
                 modes["compiled"] = torch.compile(function, fullgraph=True, dynamic=False)
             for mode, call in modes.items():
-                run = _with_backward(problem, functools.partial(call, logits, targets))
-                enter(f"{name} {mode}, {form}", run, amount)
+                enter(f"{name} {mode}, {form}", functools.partial(call, logits, targets), amount)
     if problem.gamma:
         for name, formula, loss_of in (
             ("mmcv", peers.mmcv_formula, lambda: peers.mmcv_focal_loss(logits, ids) / normalizer),
@@ -164,14 +147,14 @@ def contestants(
             if name not in chosen:
                 continue
             if logits.is_cuda and importlib.util.find_spec(name) is not None:
-                enter(name, _with_backward(problem, loss_of), pass_ids)
+                enter(name, loss_of, pass_ids)
                 continue
             missing[name] = (
                 "not installed, its formula in PyTorch stands in"
                 if logits.is_cuda
                 else ("has a CUDA kernel only, its formula in PyTorch stands in")
             )
-            enter(f"{name}'s formula, eager", functools.partial(_from_formula, problem, formula), pass_ids)
+            enter_run(f"{name}'s formula, eager", functools.partial(_from_formula, problem, formula), pass_ids)
     return entries, missing
 
 

@@ -71,7 +71,7 @@ class Problem(Inputs):
         loss = ik.reference.softmax_focal_loss(x, self.ids, self.gamma, self.weight.double())
         return loss.detach(), torch.autograd.grad(loss, x)[0]
 
-    def check(self, name: str, result: tuple[Tensor, Tensor], upstream: float = 1.0) -> None:
+    def check(self, name: str, result: Sequence[Tensor], upstream: float = 1.0) -> None:
         """A contestant's loss and gradient against the reference."""
         loss, grad = self.expected
         self.hold(name, result, (loss, grad * upstream))

@@ -36,6 +36,12 @@ def test_raw_ops_work_before_the_first_loss():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_import_leaves_the_compiler_alone():
+    """torch._dynamo takes as long to import as all of PyTorch."""
+    code = "import sys, imbal_kernels; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def problem(device, n=33, kind="ids", dtype=torch.float32):
     x = torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).to(device, dtype).requires_grad_()
     ids = torch.arange(n, device=device) % 7 - 1

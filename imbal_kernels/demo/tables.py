@@ -55,8 +55,8 @@ class TableSettings:
 # abalone19 is small and has 32 positives, so it gets more folds: they are cheap and vary much.
 BUDGET = {"abalone19": TableSettings(repeats=4), "sylva": TableSettings()}
 QUICK_BUDGET = {
-    "abalone19": TableSettings(folds=3, repeats=1, steps=150),
-    "sylva": TableSettings(folds=2, repeats=1, steps=150, rows=2000),
+    "abalone19": TableSettings(folds=2, repeats=1, steps=100),
+    "sylva": TableSettings(folds=2, repeats=1, steps=100, rows=1500),
 }
 
 

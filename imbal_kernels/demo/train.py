@@ -33,7 +33,7 @@ class Settings:
     checks: int = 10
 
 
-QUICK = Settings(steps=150, train_scenes=1200, val_scenes=32, test_scenes=100, checks=3)
+QUICK = Settings(steps=75, train_scenes=600, val_scenes=32, test_scenes=100, checks=3)
 
 
 @dataclass(frozen=True)

@@ -71,10 +71,14 @@ def _warn(device: str, reason: str) -> None:
     )
 
 
-@torch.compiler.assume_constant_result  # traced, the stack of transforms would never look empty
 def in_transform() -> bool:
     """Inside torch.func, vmap or forward-mode autograd, whose tensors no kernel can read."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+# Traced, the stack of transforms would never look empty. This is all that torch.compiler.assume_constant_result does
+# but for importing the compiler, which takes as long as PyTorch itself.
+in_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def checks_requested() -> bool:
