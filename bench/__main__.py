@@ -2,29 +2,38 @@
 
 Every contestant's result is checked before it is timed. The roof is measured in the same run: of a loss a copy of
 the logits, of a search a matrix product.
-CPU: contestants take turns, round by round and in changing order, each after the logits were written anew. GPU: CUDA
-events, L2 flushed in between.
+CPU: contestants take turns, round by round and in changing order, each after the logits were written anew; each group
+of workloads has a process of its own. GPU: CUDA events, L2 flushed in between.
 """
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from bench import dense, formulas, losses, neighbors, report, smote, softmax, targets
 from bench.harness import Record, Result, environment, run_all
 
+GROUPS: dict[str, ModuleType] = {
+    "sigmoid": losses,
+    "softmax": softmax,
+    "formulas": formulas,
+    "dense": dense,
+    "knn": neighbors,
+    "smote": smote,
+}
 SUITES = {
-    "losses": (losses, softmax, formulas),
-    "formulas": (formulas,),
-    "softmax": (softmax,),
-    "dense": (dense,),
-    "neighbors": (neighbors, smote),
+    "losses": ("sigmoid", "softmax", "formulas"),
+    "neighbors": ("knn", "smote"),
+    **{group: (group,) for group in GROUPS},
 }
 
 
@@ -57,7 +66,7 @@ def _refuse(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for shape in () if args.shapes in (None, ["all"]) else args.shapes:
         if not all(part.isdecimal() and int(part) > 0 for part in shape.split("x")) or shape.count("x") != 1:
             parser.error(f'--shapes takes ROWSxCOLUMNS such as 100000x80, or "all" alone, got {shape}')
-    known = {peer for name in args.suites or SUITES for suite in SUITES[name] for peer in suite.PEERS}
+    known = {peer for group in _groups(args) for peer in GROUPS[group].PEERS}
     for peer in args.peers or ():
         if peer not in known:
             parser.error(f"there is no peer {peer}: choose from {', '.join(sorted(known))}")
@@ -85,16 +94,17 @@ def _verdicts(record: Record) -> str:
     return lines + ("\nthe machine was busy when this began: the verdicts don't count" if busy else "")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    args = parser.parse_args(argv)
-    _refuse(parser, args)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+def _groups(args: argparse.Namespace) -> Iterable[str]:
+    return dict.fromkeys(group for suite in args.suites or SUITES for group in SUITES[suite])
+
+
+def _measure(groups: Iterable[str], args: argparse.Namespace, device: str, path: Path, resume: bool) -> int:
+    """Adds to the record in `path` what it lacks of these groups, or begins it anew; the exit status."""
     torch.set_num_threads(args.threads)
-    suites = dict.fromkeys(suite for name in args.suites or SUITES for suite in SUITES[name])
+    record = Record.load(path) if resume and path.exists() else Record(environment(device), [])
     workloads = (
         workload
-        for suite in suites
+        for suite in (GROUPS[group] for group in groups)
         for workload in suite.workloads(
             device,
             args.dtype or suite.DTYPES[device],
@@ -103,13 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             not args.no_compile,
         )
     )
-    resumed = args.resume and args.json.exists()
-    record = Record.load(args.json) if resumed else Record(environment(device), [])
 
     def show(result: Result) -> None:
         print(report.text_table(result), flush=True)
-        if args.json:
-            record.save(args.json)
+        record.save(path)
         if args.plot:
             print(report.draw(record, result, args.plot, args.format), flush=True)
 
@@ -118,6 +125,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AssertionError as error:
         print(f"stopped, a contestant's result is wrong: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _child(*arguments: Any) -> None:
+    sys.exit(_measure(*arguments))
+
+
+def _measure_apart(
+    groups: Sequence[str], args: argparse.Namespace, device: str, path: Path, resume: bool
+) -> int:
+    """The same, each group in a process of its own: what the heap holds after other workloads decides on a peer's
+    time."""
+    spawn = multiprocessing.get_context("spawn")
+    for group in groups:
+        process = spawn.Process(target=_child, args=([group], args, device, path, resume))
+        process.start()
+        process.join()
+        if process.exitcode:
+            return process.exitcode
+        resume = True
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _refuse(parser, args)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    groups = list(_groups(args))
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.json or Path(folder, "record.json")
+        measure = _measure_apart if device == "cpu" and len(groups) > 1 else _measure
+        if failed := measure(groups, args, device, path, args.resume):
+            return failed
+        record = Record.load(path)
     print(f"\n{report.heading(record)}")
     if device == "cpu":
         print(f"\n{_verdicts(record)}")

@@ -81,7 +81,7 @@ def test_the_command_says_who_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(losses.Problem, "ours", wrong)
     threads = torch.get_num_threads()
     try:
-        assert command.main("losses --device cpu --shapes 300x7 --rounds 2 --no-compile --peers".split()) == 1
+        assert command.main("sigmoid --device cpu --shapes 300x7 --rounds 2 --no-compile --peers".split()) == 1
     finally:
         torch.set_num_threads(threads)
     out, err = capsys.readouterr()
@@ -228,7 +228,7 @@ def test_command_refuses(arguments, message, capsys):
 
 def test_command_saves_and_draws(tmp_path, capsys):
     threads = torch.get_num_threads()
-    arguments = "losses --device cpu --shapes 300x7 --rounds 2 --no-compile --peers --format png --resume".split()
+    arguments = "sigmoid --device cpu --shapes 300x7 --rounds 2 --no-compile --peers --format png --resume".split()
     arguments += ["--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "plots")]
     try:
         assert command.main(arguments) == 0
@@ -248,8 +248,26 @@ def test_command_saves_and_draws(tmp_path, capsys):
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["environment"]["torch"] == torch.__version__
     pictures = list((tmp_path / "plots").glob("*.png"))
-    assert len(pictures) == len(record["results"]) == 8
+    assert len(pictures) == len(record["results"]) == 2
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_groups_of_workloads_have_processes_of_their_own(tmp_path, capfd):
+    """One record all the same; the former one is replaced."""
+    path = tmp_path / "r.json"
+    Record({"device": "d"}, [_result(_row(OURS, 1.0))]).save(path)
+    arguments = "softmax knn --device cpu --shapes 300x7 --rounds 2 --no-compile --peers --json".split()
+    assert command.main([*arguments, str(path)]) == 0
+    names = [result.name for result in Record.load(path).results]
+    assert names == [f"{name}, 300 x 7 float32" for name in ("weighted cross-entropy", "softmax focal", "knn")]
+    out = capfd.readouterr().out
+    assert [out.count(f"\n{name}  (") for name in names] == [1, 1, 1] and out.count("workload  ") == 1
+
+
+def test_a_group_that_fails_ends_the_run(tmp_path, capfd):
+    arguments = "softmax knn --device cpu --shapes 3x7 --rounds 2 --no-compile --peers --json".split()
+    assert command.main([*arguments, str(tmp_path / "r.json")]) == 1  # 3 rows have no 5 neighbours
+    assert len(Record.load(tmp_path / "r.json").results) == 2
 
 
 def test_gpu_check_resumes(tmp_path, monkeypatch, capsys):
