@@ -60,7 +60,7 @@ struct Positions {
   alignas(64) A tops[kPositions], hit[kPositions], mass[kPositions], rest_mass[kPositions], top_mass[kPositions];
   alignas(64) A loss[kPositions], slope[kPositions], flat[kPositions], at_label[kPositions];
   alignas(64) A inverse[kPositions], rest[kPositions], bend[kPositions];
-  int64_t label[kPositions];
+  alignas(64) A label[kPositions];  // a class id; -1 where none counts
   const A* row[kPositions];  // the logits, where classes lie in the lanes of a vector
 };
 
@@ -100,19 +100,30 @@ struct Sweep {
     for (int64_t first = 0; first < classes; first += run) f(first, first + run < classes ? first + run : classes);
   }
 
+  // Lanes whose label is class c; by rows the label of the one position is looked up instead.
+  static auto is_label(const Positions<A>& p, int64_t i, int64_t c) { return load(p.label + i) == A(c); }
+
+  // The largest logit and the label's, 0 without a label.
   void find_top(Positions<A>& p, int64_t i) const {
     V a = V{} - A(INFINITY), b = a;
-    int64_t c = 0;
-    for (; c + 2 * kStep <= classes; c += 2 * kStep) {
-      a = vmax(load(logits + offset(c)), a);
-      b = vmax(load(logits + offset(c + kStep)), b);
-    }
-    for (; c < classes; c += kStep) a = vmax(logit(c), a);
-    a = vmax(a, b);
     if constexpr (kRows) {
-      p.top[i] = across<A>(a, [](auto a, auto b) { return a > b ? a : b; });
+      int64_t c = 0;
+      for (; c + 2 * W <= classes; c += 2 * W) {
+        a = vmax(load(logits + c), a);
+        b = vmax(load(logits + c + W), b);
+      }
+      for (; c < classes; c += W) a = vmax(logit(c), a);
+      p.top[i] = across<A>(vmax(a, b), [](auto a, auto b) { return a > b ? a : b; });
+      p.own[i] = p.label[i] < 0 ? A(0) : logits[(int64_t)p.label[i]];
     } else {
+      V own = {};
+      for (int64_t c = 0; c < classes; ++c) {
+        const V v = logit(c);
+        a = vmax(v, a);
+        own = is_label(p, i, c) ? v : own;
+      }
       store(p.top + i, a);
+      store(p.own + i, own);
     }
   }
 
@@ -128,10 +139,10 @@ struct Sweep {
     keep(p.deficit, i, sum.total());
   }
 
-  // Exponentials, summed; that of a row's label is 0 (else its logit is -inf by now). `ahead` is fetched meanwhile.
+  // Exponentials, and the sum of all but the label's. `ahead` is fetched meanwhile.
   void exponentiate(Positions<A>& p, int64_t i, const char* ahead, int64_t size) const {
     const V top = of(p.top, i);
-    const int64_t label = kRows ? p.label[i] : -1;
+    const int64_t label = kRows ? (int64_t)p.label[i] : -1;
     LaneSum<V> sum;
     for_each_run([&](int64_t first, int64_t last) {
       V run = {};
@@ -139,7 +150,7 @@ struct Sweep {
         if constexpr (kRows) __builtin_prefetch(ahead + c * size);
         const V e = exp_below(V(logit - top));
         store(x + offset(c), e);
-        run += e;
+        run += kRows ? e : is_label(p, i, c) ? V{} : e;
       };
       int64_t c = first;
 #pragma GCC unroll 4
@@ -183,21 +194,28 @@ struct Sweep {
     keep(p.top_mass, i, top_mass.total()), keep(p.deficit, i, deficit.total());
   }
 
-  // gradient(c) for every vector, to `out`; by rows what is known of the label's takes its place. A row's last vector
-  // may run over what follows it. With `past` they go past the caches.
+  // gradient(c) for every vector, to `out`, and what is known of the label's in its place. A row's last vector may run
+  // over what follows it. With `past` they go past the caches.
   template <class F>
   void write(const Positions<A>& p, int64_t i, A* out, bool past, F gradient) const {
+    if constexpr (!kRows) {
+      const V at_label = load(p.at_label + i);
+#pragma GCC unroll 4
+      for (int64_t c = 0; c < classes; ++c)
+        store(out + offset(c), V(is_label(p, i, c) ? at_label : gradient(c)));
+      return;
+    }
     const auto write_to = [&](int64_t c, int64_t end) {
 #pragma GCC unroll 4
-      for (; c < end; c += kStep) store(out + offset(c), gradient(c), past);
+      for (; c < end; c += W) store(out + c, gradient(c), past);
     };
-    const int64_t label = kRows ? p.label[i] : -1;
+    const int64_t label = p.label[i];
     if (label >= 0 && past) {  // once, or the line would have to be fetched
-      const int64_t own = label / kStep * kStep;
+      const int64_t own = label / W * W;
       const V mine = gradient(own);
       write_to(0, own);
       store(out + own, V(lane_numbers<A>() == int(label - own) ? V{} + p.at_label[i] : mine), true);
-      write_to(own + kStep, classes);
+      write_to(own + W, classes);
     } else {
       write_to(0, classes);
       if (label >= 0) out[label] = p.at_label[i];

@@ -133,12 +133,17 @@ double sum_ids(const Tensor& target, int64_t classes, int64_t ignore, F f) {
   const T* p = (const T*)target.const_data_ptr();
   const int64_t n = target.numel(), blocks = (n + block - 1) / block;
   std::vector<double> sums(blocks);
+  const auto value_of = [&](int64_t id) { return id != ignore && (uint64_t)id < (uint64_t)classes ? f(id) : 0.0; };
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b)
-      for (int64_t i = b * block, end = std::min(n, i + block); i < end; ++i) {
-        const int64_t id = (int64_t)p[i];
-        if (id != ignore && (uint64_t)id < (uint64_t)classes) sums[b] += f(id);
-      }
+    for (int64_t b = first; b < last; ++b) {
+      double parts[4] = {};  // one addition need not wait for the one before
+      int64_t i = b * block;
+      const int64_t end = std::min(n, i + block);
+      for (; i + 4 <= end; i += 4)
+        for (int64_t j = 0; j < 4; ++j) parts[j] += value_of((int64_t)p[i + j]);
+      for (; i < end; ++i) parts[0] += value_of((int64_t)p[i]);
+      sums[b] = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    }
   });
   double total = 0;
   for (double sum : sums) total += sum;

@@ -36,6 +36,7 @@ inline void for_each_run(const SoftmaxLoss& s, int64_t begin, int64_t count, F f
 template <class A>
 struct SoftmaxTile {
   static constexpr int W = Simd<A>::W;
+  static constexpr Type kOwn = sizeof(A) == 4 ? Type::kF32 : Type::kF64;
   const SoftmaxLoss& s;
   Positions<A>& p;
   A *x, *t, *lines;
@@ -45,7 +46,7 @@ struct SoftmaxTile {
 
   SoftmaxTile(const SoftmaxLoss& s, Positions<A>& p, A* scratch, int64_t tile)
       : s(s), p(p), x(scratch),
-        plain(s.by_rows && s.dtype == (sizeof(A) == 4 ? Type::kF32 : Type::kF64)),
+        plain(s.by_rows && s.dtype == kOwn),
         in_place(plain && s.classes % W == 0) {
     const int64_t size = s.by_rows ? s.tile * s.padded_classes() : s.classes * s.stride();
     t = x + size;
@@ -61,12 +62,12 @@ struct SoftmaxTile {
 
   A logit(int64_t i, int64_t c) const { return s.by_rows ? p.row[i][c] : *at(x, i, c); }
 
-  // Rows of C in `lines` as lines of positions, W by W; what is read beyond a row is of no class.
-  void from_rows(A* out) const {
+  // Rows of C as lines of positions, W by W; what is read beyond a row is of no class.
+  void from_rows(const A* rows, A* out) const {
     for (int64_t i = 0; i < lanes; i += W)
       for (int64_t c = 0; c < s.classes; c += W) {
         Vec<A> v[W];
-        for (int64_t j = 0; j < W; ++j) v[j] = load(lines + (i + j) * s.classes + c);
+        for (int64_t j = 0; j < W; ++j) v[j] = load(rows + (i + j) * s.classes + c);
         transpose<A>(v);
         for (int64_t j = 0; j < W && c + j < s.classes; ++j) store(at(out, i, c + j), v[j]);
       }
@@ -92,8 +93,12 @@ struct SoftmaxTile {
       return;
     }
     if (s.inner == 1) {
-      read_all(type, data, begin * s.classes, count * s.classes, lines);
-      from_rows(out);
+      const A* rows = (const A*)data + begin * s.classes;
+      if (type != kOwn || (begin + count) * s.classes + W > s.positions() * s.classes) {
+        read_all(type, data, begin * s.classes, count * s.classes, lines);
+        rows = lines;
+      }
+      from_rows(rows, out);
     } else {
       for_each_run(s, begin, count, [&](int64_t i, int64_t n, int64_t offset) {
         for (int64_t c = 0; c < s.classes; ++c) read(type, data, offset + c * s.inner, n, at(out, i, c));
@@ -112,29 +117,42 @@ struct SoftmaxTile {
     }
   }
 
-  // Out of the sum: the gradient of a position that counts for nothing is 0 times something finite.
-  void blank(int64_t i) {
-    p.counted[i] = p.weight[i] = 0;
-    p.label[i] = -1;
-    p.row[i] = at(x, i, 0);
-    for (int64_t c = 0; c < s.classes; ++c) *at(x, i, c) = 0;
+  // Ids to labels; the first that is neither a class nor ignored, or -1.
+  template <class I>
+  int64_t read_labels() {
+    const I* ids = (const I*)s.target + begin;
+    bool wrong = false;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t id = ids[i];
+      const bool known = (uint64_t)id < (uint64_t)s.classes, ignored = id == s.ignore_index;
+      p.label[i] = known && !ignored ? A(id) : A(-1);
+      wrong |= !known && !ignored;
+    }
+    for (int64_t i = 0; wrong; ++i)
+      if ((uint64_t)ids[i] >= (uint64_t)s.classes && ids[i] != s.ignore_index) return begin + i;
+    return -1;
   }
 
   int64_t decode_ids() {
-    int64_t bad = -1;
+    const int64_t bad = s.target_type == Type::kI64   ? read_labels<int64_t>()
+                        : s.target_type == Type::kI32 ? read_labels<int32_t>()
+                        : s.target_type == Type::kI16 ? read_labels<int16_t>()
+                        : s.target_type == Type::kI8  ? read_labels<int8_t>()
+                                                      : read_labels<uint8_t>();
+    const A* weights = (const A*)s.weights;
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t id = read_integer(s.target_type, s.target, begin + i);
-      const bool known = id >= 0 && id < s.classes, ignored = id == s.ignore_index;
-      if (!known && !ignored && bad < 0) bad = begin + i;
-      if (!known || ignored) {
-        blank(i);
-        continue;
-      }
-      p.counted[i] = 1;
-      p.label[i] = id;
-      p.weight[i] = s.weights ? ((const A*)s.weights)[id] : A(1);
+      const bool counts = p.label[i] >= 0;
+      p.counted[i] = counts;
+      p.weight[i] = !counts ? A(0) : weights ? weights[(int64_t)p.label[i]] : A(1);
+      if (!counts) blank(i);
     }
     return bad;
+  }
+
+  // The gradient of a position that counts for nothing is 0 times something finite.
+  void blank(int64_t i) {
+    p.row[i] = at(x, i, 0);
+    for (int64_t c = 0; c < s.classes; ++c) *at(x, i, c) = 0;
   }
 
   void decode_probabilities() {
@@ -180,13 +198,7 @@ struct SoftmaxTile {
         *at(x, i, c) = v != v ? v : v == A(INFINITY) ? A(0) : -A(INFINITY);
       }
       p.row[i] = at(x, i, 0);
-    }
-  }
-
-  void take_labels_out() {
-    for (int64_t i = 0; i < count; ++i) {
-      p.own[i] = p.label[i] < 0 ? A(0) : logit(i, p.label[i]);
-      if (p.label[i] >= 0 && !s.by_rows) *at(x, i, p.label[i]) = -A(INFINITY);
+      if (p.label[i] >= 0) p.own[i] = *at(x, i, p.label[i]);
     }
   }
 
@@ -205,7 +217,6 @@ struct SoftmaxTile {
     settle_infinities();
     if (s.class_ids) {
       if (s.smoothing != 0) sweep<kRows>([&](const auto& v, int64_t i) { v.find_deficit(p, i); });
-      take_labels_out();
       const int64_t size = size_of(s.dtype);
       const char* ahead = (const char*)s.input + (begin + s.tile) * s.classes * size;
       sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate(p, i, ahead + i * s.classes * size, size); });
@@ -225,9 +236,6 @@ struct SoftmaxTile {
       else
         v.differentiate_probabilities(s, p, i, out, past);
     });
-    if constexpr (!kRows)
-      for (int64_t i = 0; i < count; ++i)
-        if (p.label[i] >= 0) *at(x, i, p.label[i]) = p.at_label[i];
   }
 
   void write_gradient() {
