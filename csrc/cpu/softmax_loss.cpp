@@ -110,7 +110,7 @@ std::tuple<Tensor, Tensor, int64_t> softmax_loss(Tensor input, Tensor target, Op
   s.loss_type = type_of(loss);
   s.grad = want_grad ? grad.mutable_data_ptr() : nullptr;
   s.loss = loss_mode == 1 ? loss.mutable_data_ptr() : nullptr;
-  s.past_caches = want_grad && too_large_to_cache(grad);
+  s.past_caches = want_grad && too_large_to_cache(grad) && aligned(s.grad);
   std::vector<double> partial_sums(loss_mode == 2 ? s.tiles() : 0);
   s.partial_sums = loss_mode == 2 ? partial_sums.data() : nullptr;
 

@@ -20,7 +20,7 @@ struct SoftmaxLoss {
   const void* adjustment;   // likewise, or null: all 0
   void* loss;               // (N, P), or null
   void* grad;               // (N, C, P), or null
-  bool past_caches;         // store the gradient without a copy in the caches: it is large
+  bool past_caches;         // store the gradient without a copy in the caches: it is large and aligned
   double* partial_sums;     // one per tile, or null
   int64_t ignore_index;
   double gamma, smoothing, total_weight;
