@@ -2,8 +2,8 @@
 
 Every contestant's result is checked before it is timed. The roof is measured in the same run: of a loss a copy of
 the logits, of a search a matrix product.
-CPU: contestants take turns, round by round and in changing order, each after the logits were written anew; each group
-of workloads has a process of its own. GPU: CUDA events, L2 flushed in between.
+CPU: contestants take turns, round by round and in changing order, each after the logits were written anew; each shape
+has a process of its own. GPU: CUDA events, L2 flushed in between.
 """
 
 import argparse
@@ -132,19 +132,19 @@ def _child(*arguments: Any) -> None:
     sys.exit(_measure(*arguments))
 
 
-def _measure_apart(
-    groups: Sequence[str], args: argparse.Namespace, device: str, path: Path, resume: bool
-) -> int:
-    """The same, each group in a process of its own: what the heap holds after other workloads decides on a peer's
+def _measure_apart(groups: Iterable[str], args: argparse.Namespace, device: str, path: Path, resume: bool) -> int:
+    """The same, each shape in a process of its own: what the heap holds after other workloads decides on a peer's
     time."""
     spawn = multiprocessing.get_context("spawn")
     for group in groups:
-        process = spawn.Process(target=_child, args=([group], args, device, path, resume))
-        process.start()
-        process.join()
-        if process.exitcode:
-            return process.exitcode
-        resume = True
+        for shape in _shapes(GROUPS[group], device, args.shapes):
+            one = argparse.Namespace(**{**vars(args), "shapes": [shape]})
+            process = spawn.Process(target=_child, args=([group], one, device, path, resume))
+            process.start()
+            process.join()
+            if process.exitcode:
+                return process.exitcode
+            resume = True
     return 0
 
 
@@ -153,10 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _refuse(parser, args)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    groups = list(_groups(args))
+    groups = _groups(args)
+    parts = [shape for group in groups for shape in _shapes(GROUPS[group], device, args.shapes)]
     with tempfile.TemporaryDirectory() as folder:
         path = args.json or Path(folder, "record.json")
-        measure = _measure_apart if device == "cpu" and len(groups) > 1 else _measure
+        measure = _measure_apart if device == "cpu" and len(parts) > 1 else _measure
         if failed := measure(groups, args, device, path, args.resume):
             return failed
         record = Record.load(path)

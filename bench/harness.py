@@ -26,7 +26,7 @@ kernels keep the memory of a large gradient for the next (csrc/cpu/large_tensor.
 MALLOC_TRIM_THRESHOLD_) it takes 15, the eager peer 51 for 177 and the compiled one 50 for 105. After other workloads
 the heap may hold room for it, and the same peers are two or three times as fast: of RetinaNet's levels the eager one
 takes 1450 ms alone, 740 to 1140 after the losses, 440 with all memory kept; the compiled one 255 to 340, 138, 137 to
-180. A suite is therefore measured in a process of its own.
+180. Each shape is therefore measured in a process of its own.
 """
 
 import contextlib
