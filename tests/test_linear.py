@@ -141,7 +141,9 @@ def test_backward_twice_and_frozen_layers(device):
 
 
 @pytest.mark.parametrize(
-    "classes, dtype", [(1203, torch.float32), (20_000, torch.float32), (20_000, torch.bfloat16)], ids=str
+    "classes, dtype",
+    [(1203, torch.float32), (1203, torch.float16), (20_000, torch.float32), (20_000, torch.bfloat16)],
+    ids=str,
 )
 def test_peak_memory_is_what_the_docstring_says(classes, dtype, monkeypatch, device):
     """Two chunks of 32 MiB beside the gradients; where they are half, a weight's in fp32 too."""
