@@ -132,19 +132,20 @@ def _child(*arguments: Any) -> None:
     sys.exit(_measure(*arguments))
 
 
-def _measure_apart(groups: Iterable[str], args: argparse.Namespace, device: str, path: Path, resume: bool) -> int:
-    """The same, each shape in a process of its own: what the heap holds after other workloads decides on a peer's
-    time."""
+def _measure_apart(
+    parts: Iterable[tuple[str, str]], args: argparse.Namespace, device: str, path: Path, resume: bool
+) -> int:
+    """The same, each shape of a group in a process of its own: what the heap holds after other workloads decides on a
+    peer's time."""
     spawn = multiprocessing.get_context("spawn")
-    for group in groups:
-        for shape in _shapes(GROUPS[group], device, args.shapes):
-            one = argparse.Namespace(**{**vars(args), "shapes": [shape]})
-            process = spawn.Process(target=_child, args=([group], one, device, path, resume))
-            process.start()
-            process.join()
-            if process.exitcode:
-                return process.exitcode
-            resume = True
+    for group, shape in parts:
+        one = argparse.Namespace(**{**vars(args), "shapes": [shape]})
+        process = spawn.Process(target=_child, args=([group], one, device, path, resume))
+        process.start()
+        process.join()
+        if process.exitcode:
+            return process.exitcode
+        resume = True
     return 0
 
 
@@ -154,11 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _refuse(parser, args)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     groups = _groups(args)
-    parts = [shape for group in groups for shape in _shapes(GROUPS[group], device, args.shapes)]
+    parts = [(group, shape) for group in groups for shape in _shapes(GROUPS[group], device, args.shapes)]
     with tempfile.TemporaryDirectory() as folder:
         path = args.json or Path(folder, "record.json")
-        measure = _measure_apart if device == "cpu" and len(parts) > 1 else _measure
-        if failed := measure(groups, args, device, path, args.resume):
+        if device == "cpu" and len(parts) > 1:
+            failed = _measure_apart(parts, args, device, path, args.resume)
+        else:
+            failed = _measure(groups, args, device, path, args.resume)
+        if failed:
             return failed
         record = Record.load(path)
     print(f"\n{report.heading(record)}")
