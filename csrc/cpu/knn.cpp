@@ -10,8 +10,10 @@
 #include <atomic>
 #include <cfloat>
 #include <cmath>
+#include <condition_variable>
 #include <limits>
-#include <thread>
+#include <memory>
+#include <mutex>
 #include <tuple>
 #include <vector>
 
@@ -179,18 +181,27 @@ class Search {
 
   // Each block meets itself, then the others one by one, in the rounds of a tournament. A block keeps to the order of
   // its rounds, but no round waits for all of the one before: tasks start in order and wait for two blocks at most.
+  // They sleep meanwhile: a thread that asked the scheduler to go on with another could be the one it goes on with.
   void scan_itself(const Packed& points, const Shortlists& lists) const {
     const int64_t n = points.count, blocks = (n + kBlockRows - 1) / kBlockRows, players = up(blocks, 2);
     const int64_t others = players - 1, pairs = players / 2;
-    std::vector<std::atomic<int64_t>> met(players);  // by a block so far; a last player without rows makes them even
+    std::vector<int64_t> met(players);  // by a block so far; a last player without rows makes them even
+    std::mutex mutex;
+    std::condition_variable moved;
     auto meet = [&](int64_t a, int64_t b, int64_t before) {
-      for (int64_t block : {a, b})
-        while (met[block].load(std::memory_order_acquire) < before) std::this_thread::yield();
+      std::unique_lock lock(mutex);
+      moved.wait(lock, [&] { return met[a] >= before && met[b] >= before; });
+      lock.unlock();
+      const std::shared_ptr<void> in_the_end(nullptr, [&](void*) {  // after an exception too: others wait for it
+        lock.lock();
+        met[a] = met[b] = before + 1;
+        lock.unlock();
+        moved.notify_all();
+      });
       if (a > b) std::swap(a, b);
       if (b < blocks)
         kernels_.scan_both(points, a * kBlockRows, std::min(n, (a + 1) * kBlockRows), b * kBlockRows,
                            std::min(n, (b + 1) * kBlockRows), d_, !exclude_self_, lists);
-      for (int64_t block : {a, b}) met[block].store(before + 1, std::memory_order_release);
     };
     for_each_task(players + others * pairs, [&](int64_t task) {
       if (task < players) return meet(task, task, 0);
