@@ -159,9 +159,11 @@ def in_memory_order(
             "pos_weight": rows_by_anchor(pos_weight, head),
             "scores": None if scores is None else by_anchor(scores, head).flatten(),
         }
-    rows = input.reshape(-1, max(input.shape[-1], 1) if input.dim() else 1).contiguous()
-    shape = rows.shape if target.dim() == input.dim() else rows.shape[:1]
-    flat = target.reshape(shape).contiguous()
+    rows = input if input.dim() == 2 else input.reshape(-1, max(input.shape[-1], 1) if input.dim() else 1)
+    flat = target
+    if rows is not input:
+        flat = target.reshape(rows.shape if target.dim() == input.dim() else rows.shape[:1])
+    rows, flat = rows.contiguous(), flat.contiguous()
     return {"input": rows, "target": flat, "weight": weight, "pos_weight": pos_weight, "scores": scores}
 
 

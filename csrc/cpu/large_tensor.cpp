@@ -21,11 +21,13 @@ namespace imbal {
 namespace {
 
 constexpr size_t kHugePage = 2 << 20;
-constexpr size_t kMost = 16;  // blocks that are kept
+constexpr size_t kMost = 16;        // blocks that are kept
+constexpr size_t kOurs = 128 << 20;  // bytes of them that stay so: telling it costs a sixth of a copy, time and again
 
 struct Block {
   void* data;
   size_t size;
+  bool ours;  // the system may not take its pages
 };
 
 // Never destroyed: a tensor may be gone only after whatever the process tears down. The lock is tried and never waited
@@ -43,13 +45,13 @@ Kept& kept() {
 // New memory, from the begin of a huge page; null without any.
 Block map(size_t size) {
   void* all = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (all == MAP_FAILED) return {nullptr, 0};
+  if (all == MAP_FAILED) return {nullptr, 0, true};
   const size_t before = -(uintptr_t)all % kHugePage;
   char* data = (char*)all + before;
   if (before) munmap(all, before);
   munmap(data + size, kHugePage - before);
   madvise(data, size / kHugePage * kHugePage, MADV_HUGEPAGE);
-  return {data, size};
+  return {data, size, true};
 }
 
 // The smallest block kept that is large enough, but not more than twice as large, and of those the latest; a new one
@@ -70,18 +72,32 @@ Block take(size_t size) {
   return map(size);
 }
 
+// At most kMost blocks are kept; the latest stay ours up to kOurs, and the system may take the others.
+void settle(std::vector<Block>& blocks) {
+  auto drop = [&](size_t i) {
+    munmap(blocks[i].data, blocks[i].size);
+    blocks.erase(blocks.begin() + i);
+  };
+  if (blocks.size() > kMost) drop(0);
+  size_t ours = 0;
+  for (size_t i = blocks.size(); i-- > 0;) {
+    Block& b = blocks[i];
+    if (!b.ours || (ours += b.size) <= kOurs) continue;
+    b.ours = false;
+    if (madvise(b.data, b.size, MADV_FREE) != 0) drop(i);
+  }
+}
+
 // What a tensor does in the end.
 void give_back(void* data, void* size) {
   Kept& k = kept();
-  Block block{data, (size_t)size};
   std::unique_lock lock(k.mutex, std::try_to_lock);
-  if (lock && k.wanted && madvise(block.data, block.size, MADV_FREE) == 0) {
-    k.blocks.push_back(block);
-    if (k.blocks.size() <= kMost) return;
-    block = k.blocks.front();
-    k.blocks.erase(k.blocks.begin());
+  if (!lock || !k.wanted) {
+    munmap(data, (size_t)size);
+    return;
   }
-  munmap(block.data, block.size);
+  k.blocks.push_back({data, (size_t)size, true});
+  settle(k.blocks);
 }
 
 void let_go() {
