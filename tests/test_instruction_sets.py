@@ -119,6 +119,46 @@ def test_one_logit_that_is_not_confident(odd, instruction_set):
     torch.testing.assert_close(total, each.sum(), rtol=4e-5, atol=0, equal_nan=True)
 
 
+ID_TYPES = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+
+
+def in_rows(x, ids, **options):
+    return ik.sigmoid_focal_loss(x, ids, 0.25, 1.5, "sum", **options)
+
+
+def in_a_head(x, ids, **options):
+    level, classes = x.T.reshape(1, x.shape[1], 1, x.shape[0]).contiguous(), x.shape[1]
+    options = {"normalizer": None} | options
+    return ik.dense_focal_loss([level], ids[None], classes, 0.25, 1.5, **options)
+
+
+@pytest.mark.parametrize("loss_of", [in_rows, in_a_head])
+@pytest.mark.parametrize("dtype", ID_TYPES, ids=str)
+def test_one_object_among_background(dtype, loss_of, instruction_set):
+    """Labels of many rows are looked at together, of other numbers than those: an object, an ignored row or a bad label
+    anywhere among them is found."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, classes in ((1, 3), (15, 3), (16, 80), (33, 2), (150, 40), (700, 5)):
+        x = torch.randn(rows, classes, generator=generator)
+        none = torch.full((rows,), classes, dtype=dtype)
+        none[::2] = -1 if dtype.is_signed else classes
+        background = loss_of(x, none)
+        for at in {0, rows // 2, 15 % rows, 16 % rows, rows - 1}:
+            ids = none.clone()
+            ids[at] = classes - 1
+            is_object, is_not = (in_rows(x[at, -1:], torch.tensor([label])) for label in (1.0, 0.0))
+            torch.testing.assert_close(loss_of(x, ids) - background, is_object - is_not, rtol=1e-4, atol=1e-4)
+            ids[at] = 99
+            row = in_rows(x[at : at + 1], torch.tensor([-1]))
+            torch.testing.assert_close(background - loss_of(x, ids, ignore_index=99), row, rtol=1e-4, atol=1e-4)
+            with pytest.raises(ValueError, match=f"target 99 at row {at} is out of range"):
+                loss_of(x, ids)
+        for value in none.unique().tolist():
+            kept = none != value
+            expected = in_rows(x[kept], none[kept].long()) if kept.any() else torch.tensor(0.0)
+            torch.testing.assert_close(loss_of(x, none, ignore_index=value), expected)
+
+
 def test_same_bits_for_any_number_of_threads(instruction_set):
     x = torch.randn(40_009, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ids = torch.arange(40_009) % 6

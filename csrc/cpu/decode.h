@@ -13,6 +13,14 @@ template <class A>
 struct Buffers {
   alignas(64) A x[kBlock], t[kBlock], factor[kBlock], pos_weight[kBlock], upstream[kBlock];
   alignas(64) A loss[kBlock], grad[kBlock];
+
+  // By vectors: the instruction that a memset of this size becomes takes several times as long.
+  void no_targets() {
+    for (int64_t i = 0; i < kBlock; i += Simd<A>::W) {
+      store(t + i, Vec<A>{});
+      asm("" ::: "memory");
+    }
+  }
 };
 
 // Marks an ignored element. Valid targets are in [0, 1], so it can't be mistaken.
@@ -65,7 +73,7 @@ struct Fill {
   Targets targets{kBackground, kBlock, 0};
 
   void operator()(int64_t first, int64_t last, A value) {
-    if (targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
+    if (targets.kind == kBackground) b.no_targets();
     targets.kind = kHard;
     for (int64_t i = first; i < last; ++i) b.t[i] = value;
     if (first < targets.first) targets.first = first;
@@ -73,20 +81,41 @@ struct Fill {
   }
 };
 
+// Whether n rows are background and nothing else.
+template <class I>
+inline bool no_objects(const SigmoidLoss& s, const I* ids, int64_t n) {
+  bool other = false;
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t id = ids[j];
+    other |= (id != -1 && id != s.classes) || id == s.ignore_index;
+  }
+  return !other;
+}
+
+constexpr int64_t kRowsAtOnce = 16;
+
 // One id per row of classes. A positive's target is its score, where there are scores.
-template <class A>
+template <class A, class I>
 void decode_rows(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
-  for (int64_t row = at.line, first = -at.offset; first < n; ++row, first += s.classes) {
-    const int64_t id = read_integer(s.target_type, s.target, row);
-    if (id == s.ignore_index) {
-      const int64_t last = first + s.classes;
-      fill(first > 0 ? first : 0, last < n ? last : n, kIgnored);
-    } else if (id >= 0 && id < s.classes) {
-      const A score = s.scores ? ((const A*)s.scores)[row] : A(1);
-      if (!(score >= 0 && score <= 1) && bad < 0) bad = row;
-      if (first + id >= 0 && first + id < n) fill(first + id, first + id + 1, score);
-    } else if (id != -1 && id != s.classes && bad < 0) {
-      bad = row;
+  const I* ids = (const I*)s.target;
+  for (int64_t row = at.line, first = -at.offset, next; first < n; row = next) {
+    next = row + kRowsAtOnce;
+    if (next <= s.rows && no_objects(s, ids + row, kRowsAtOnce)) {
+      first += kRowsAtOnce * s.classes;
+      continue;
+    }
+    for (; row < next && first < n; ++row, first += s.classes) {
+      const int64_t id = ids[row];
+      if (id == s.ignore_index) {
+        const int64_t last = first + s.classes;
+        fill(first > 0 ? first : 0, last < n ? last : n, kIgnored);
+      } else if (id >= 0 && id < s.classes) {
+        const A score = s.scores ? ((const A*)s.scores)[row] : A(1);
+        if (!(score >= 0 && score <= 1) && bad < 0) bad = row;
+        if (first + id >= 0 && first + id < n) fill(first + id, first + id + 1, score);
+      } else if (id != -1 && id != s.classes && bad < 0) {
+        bad = row;
+      }
     }
   }
 }
@@ -107,6 +136,8 @@ struct Busy {
     if (size < 64) size = 64;
     for (int64_t i = 0; i < s.positions; i += size) {
       bool any = false;
+      group[i / size] = false;
+      if (no_objects(s, ids + i, size < s.positions - i ? size : s.positions - i)) continue;
       for (int64_t j = i; j < i + size && j < s.positions; ++j) {
         const int64_t id = ids[j];
         any |= id == s.ignore_index || (id >= 0 && id < s.classes);
@@ -143,20 +174,25 @@ void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at,
   });
 }
 
+template <class A, class I>
+void decode_lines(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
+  if (s.positions) decode_positions<A, I>(s, busy, fill, at, n, bad);
+  else decode_rows<A, I>(s, fill, at, n, bad);
+}
+
 // Class ids: targets are written only where the block holds a positive or an ignored element.
 template <class A>
 Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
   Fill<A> fill{b};
-  if (!s.positions) decode_rows(s, fill, at, n, bad);
-  else if (s.target_type == Type::kI64) decode_positions<A, int64_t>(s, busy, fill, at, n, bad);
-  else if (s.target_type == Type::kI32) decode_positions<A, int32_t>(s, busy, fill, at, n, bad);
-  else if (s.target_type == Type::kI16) decode_positions<A, int16_t>(s, busy, fill, at, n, bad);
-  else if (s.target_type == Type::kI8) decode_positions<A, int8_t>(s, busy, fill, at, n, bad);
-  else decode_positions<A, uint8_t>(s, busy, fill, at, n, bad);
+  if (s.target_type == Type::kI64) decode_lines<A, int64_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI32) decode_lines<A, int32_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI16) decode_lines<A, int16_t>(s, busy, fill, at, n, bad);
+  else if (s.target_type == Type::kI8) decode_lines<A, int8_t>(s, busy, fill, at, n, bad);
+  else decode_lines<A, uint8_t>(s, busy, fill, at, n, bad);
   if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
   if (s.scores && fill.targets.kind == kHard) fill.targets.kind = kSoft;
   if (s.smoothing == 0) return fill.targets;
-  if (fill.targets.kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
+  if (fill.targets.kind == kBackground) b.no_targets();
   return {kSoft, 0, n};
 }
 
@@ -223,7 +259,7 @@ template <class A>
 void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
   for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
   if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
-  if (kind == kBackground) __builtin_memset(b.t, 0, sizeof b.t);
+  if (kind == kBackground) b.no_targets();
   auto alpha_t = [](A a, A t) { return a < 0 ? A(1) : a * t + (A(1) - a) * (A(1) - t); };
   if (s.alphas.data) {
     apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, b.t[i]); });
