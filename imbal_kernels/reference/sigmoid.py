@@ -42,8 +42,10 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     for factor in (problem.weight, problem.scale_tensor):
         if factor is not None:
             loss = weigh(factor, loss)
-    loss = torch.where(ignored, 0.0, loss * problem.scale)
-    loss = loss * torch.where(bad, torch.nan, 1.0).to(wide)  # a factor, so that the gradient is NaN as well
+    if not problem.elementwise and not problem.dense:
+        loss = loss.sum(1, keepdim=True)  # what follows is the same for a row
+    scale = torch.where(bad, torch.nan, problem.scale).to(wide)  # a factor, so that the gradient is NaN as well
+    loss = torch.where(ignored, 0.0, loss * scale)
     if problem.elementwise:
         return loss if problem.fp32_loss else loss.to(problem.input.dtype)
     total = loss.sum()
@@ -55,27 +57,31 @@ def decode_targets(
     target: Tensor, scores: Tensor | None, classes: int, ignore_index: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Targets as values in [0, 1], the ignored and the bad elements, each broadcastable to (N, C)."""
+    ignored, bad = _marks(target, scores, classes, ignore_index)
+    if target.dim() == 2:
+        return torch.where(ignored | bad, 0, target).to(dtype), ignored, bad
+    own = torch.where(ignored | bad, -1, target.long()[:, None]) == torch.arange(classes, device=target.device)
+    if scores is None:
+        return own.to(dtype), ignored, bad
+    return torch.where(own, scores.to(dtype)[:, None], 0.0), ignored, bad
+
+
+def _marks(target: Tensor, scores: Tensor | None, classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The ignored and the bad targets: (N, C) of values, (N, 1) of class ids."""
     ignored = is_ignored(target, ignore_index)
     if target.dim() == 2:
-        bad = ((target < 0) | (target > 1)) & ~ignored
-        return torch.where(ignored | bad, 0, target).to(dtype), ignored, bad
-    ids = target.long()
-    bad = out_of_range(ids, -1, classes, ignore_index)
-    columns = torch.arange(classes, device=ids.device)
-    t = ((ids[:, None] == columns) & ~ignored[:, None]).to(dtype)
+        return ignored, ((target < 0) | (target > 1)) & ~ignored
+    bad = out_of_range(target, -1, classes, ignore_index)
     if scores is not None:
         known = (scores >= 0) & (scores <= 1)
-        bad = bad | (holds_object(ids, classes, ignore_index, False) & ~known)
-        t = t * torch.where(known, scores, 0.0).to(dtype)[:, None]
-    return t, ignored[:, None], bad[:, None]
+        bad = bad | (holds_object(target, classes, ignore_index, False) & ~known)
+    return ignored[:, None], bad[:, None]
 
 
 def first_bad_row(problem: SigmoidProblem) -> Tensor:
     """The first row with a target out of range, or the number of rows: a 0-d tensor."""
     problem = problem.class_last()
-    _, _, bad = decode_targets(
-        problem.target, problem.scores, problem.input.shape[1], problem.ignore_index, torch.float32
-    )
+    _, bad = _marks(problem.target, problem.scores, problem.input.shape[1], problem.ignore_index)
     rows = torch.arange(bad.shape[0], device=bad.device)
     return torch.where(bad.any(1), rows, bad.shape[0]).min() if bad.shape[0] else rows.sum()
 
