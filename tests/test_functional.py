@@ -146,6 +146,19 @@ def test_divisors(loss_weight, normalizer, targets, reduction, functions, device
 
 
 @BOTH
+@pytest.mark.parametrize("targets", ["dense", "ids"])
+def test_divisors_in_fp64(targets, functions, device, exact, assert_within, bound):
+    """Neither 7 nor 0.3 has an inverse or a value that fp32 holds."""
+    x, ids = logits((19, 5), device).double(), (torch.arange(19) % 7 - 1).to(device)
+    values = one_hot(ids, 5)
+    options = {"reduction": "sum", "normalizer": 7.0, "loss_weight": 0.3}
+    loss, grad = run(x, ids if targets == "ids" else values, functions, **options)
+    expected = exact(x, values, weight=0.3 / 7)
+    assert_within(loss, expected.loss.sum(), bound(2, torch.float64))
+    assert_within(grad, expected.grad, bound(2, torch.float64), expected.terms)
+
+
+@BOTH
 @pytest.mark.parametrize("ignore_index", [-100, -1, 5, 0, 3, -2, 255])
 def test_ignored_rows_win(ignore_index, functions, device, exact, assert_within, bound):
     """Also at -1 and C, which are background otherwise; NaN or inf logits in them reach nothing."""

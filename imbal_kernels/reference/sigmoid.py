@@ -44,7 +44,7 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
             loss = weigh(factor, loss)
     if not problem.elementwise and not problem.dense:
         loss = loss.sum(1, keepdim=True)  # what follows is the same for a row
-    scale = torch.where(bad, torch.nan, problem.scale).to(wide)  # a factor, so that the gradient is NaN as well
+    scale = torch.where(bad, torch.nan, 1.0).to(wide) * problem.scale  # NaN as a factor: so is the gradient
     loss = torch.where(ignored, 0.0, loss * scale)
     if problem.elementwise:
         return loss if problem.fp32_loss else loss.to(problem.input.dtype)
