@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ from imbal_kernels.checks import (
 )
 from imbal_kernels.factors import pos_weight_of, scores_of, weight_of
 from imbal_kernels.formula import Formula
-from imbal_kernels.layout import head_of
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, per_image
 
@@ -88,49 +87,67 @@ def dense_problems(
             'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'
         )
     check_divisor(normalizer, reduction, process_group)
-    views = _views(levels, num_classes)
-    ids = _per_anchor("labels", labels, views, INTEGERS, "must be integer class ids")
-    all_scores = [None] * len(views) if scores is None else _per_anchor(
-        "scores", scores, views, FLOATS, "must be float32, bfloat16, float16 or float64"
+    parts = _levels(levels, num_classes)
+    ids = _per_anchor("labels", labels, parts, INTEGERS, "must be integer class ids")
+    all_scores = [None] * len(parts) if scores is None else _per_anchor(
+        "scores", scores, parts, FLOATS, "must be float32, bfloat16, float16 or float64"
     )  # fmt: skip
     whole = labels if isinstance(labels, Tensor) else torch.cat(list(labels), 1)
     shape = (*whole.shape, num_classes)
-    _check_factor("weight", weight, shape, views[0])
-    _check_factor("pos_weight", pos_weight, shape, views[0])
+    _check_factor("weight", weight, shape, levels[0])
+    _check_factor("pos_weight", pos_weight, shape, levels[0])
 
-    divisor = divisor_of(normalizer, reduction, whole, num_classes, ignore_index, False, views[0], count)
+    divisor = divisor_of(normalizer, reduction, whole, num_classes, ignore_index, False, levels[0], count)
+    dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
     if isinstance(normalizer, str) and normalizer == "positives_per_image":
-        dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
         each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
         weight = each if weight is None else weight.to(dtype) * each
-    parts = list(zip(views, ids, all_scores, _pieces(weight, views), _pieces(pos_weight, views), strict=True))
-    logits, target, score, w, p = parts[0]
-    first = sigmoid_problem(
-        "levels", "labels", logits, target, reduction="sum", weight=w, pos_weight=p,
+    # What all have in common, from a level without an image: nothing of a level's size is made for it.
+    common = sigmoid_problem(
+        "levels", "labels", parts[0].view().detach()[:0], ids[0][:0], reduction="sum", weight=None, pos_weight=None,
         label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor, loss_weight=loss_weight,
-        process_group=None, count=count, scores=score, class_ids=True, **formula,
+        process_group=None, count=count, class_ids=True, **formula,
     )  # fmt: skip
-    return [first, *(first._replace(**_of_level(*part)) for part in parts[1:])]
+    each_level = zip(parts, ids, all_scores, _pieces(weight, parts), _pieces(pos_weight, parts), strict=True)
+    return [common._replace(**_of_level(dtype, *own)) for own in each_level]
+
+
+class _Level(NamedTuple):
+    logits: Tensor  # (N, A * C, H, W)
+    shape: tuple[int, ...]  # (N, H, W, A, C)
+
+    def view(self) -> Tensor:
+        """The logits in that shape."""
+        return self.logits.unflatten(1, self.shape[3:]).permute(0, 3, 4, 1, 2)
+
+    def head(self) -> Tensor | None:
+        """As layout.head_of(self.view()), by a single view: each has its way back."""
+        if not self.logits.is_contiguous() or self.logits.is_contiguous(memory_format=torch.channels_last):
+            return None
+        images, height, width, *channels = self.shape
+        return self.logits.view(images, *channels, height * width)
 
 
 def _of_level(
-    view: Tensor, target: Tensor, scores: Tensor | None, weight: Tensor | None, pos_weight: Tensor | None
-) -> dict[str, Any]:
+    dtype: torch.dtype, level: _Level, target: Tensor, scores: Tensor | None, weight: Tensor | None,
+    pos_weight: Tensor | None,
+) -> dict[str, Any]:  # fmt: skip
     """What a level's problem has of its own."""
-    dtype = torch.float64 if view.dtype == torch.float64 else torch.float32
+    head = level.head()
+    plain = head is not None and weight is None and pos_weight is None and scores is None
+    view = level.logits if plain else level.view()  # its shape is not looked at, then
     weights = None if weight is None else weight_of(weight, view, "levels", dtype)
     pos_weights = None if pos_weight is None else pos_weight_of(pos_weight, view, "levels", dtype)
     flat_scores = None if scores is None else scores_of(scores, view, "levels", "labels", False, dtype)
-    return in_memory_order(view, head_of(view), target, weights, pos_weights, flat_scores)
+    return in_memory_order(view, head, target, weights, pos_weights, flat_scores)
 
 
-def _views(levels: Sequence[Tensor], num_classes: int) -> list[Tensor]:
-    """The logits of each level as (N, H, W, A, C)."""
+def _levels(levels: Sequence[Tensor], num_classes: int) -> list[_Level]:
     if not isinstance(levels, (list, tuple)) or not levels:
         raise TypeError(f"levels must be a list of at least one Tensor, got {kind_of(levels)}")
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, torch.SymInt)) or num_classes < 1:
         raise ValueError(f"num_classes must be an int, at least 1, got {num_classes!r}")
-    views = []
+    parts = []
     for i, level in enumerate(levels):
         name = f"levels[{i}]"
         check_tensor(name, level)
@@ -144,20 +161,21 @@ def _views(levels: Sequence[Tensor], num_classes: int) -> list[Tensor]:
                 f"{name} must have the images, dtype and device of levels[0], {levels[0].shape[0]}, "
                 f"{levels[0].dtype} and {levels[0].device}, got {level.shape[0]}, {level.dtype} and {level.device}"
             )
-        views.append(level.unflatten(1, (-1, num_classes)).permute(0, 3, 4, 1, 2))
-    return views
+        images, channels, height, width = level.shape
+        parts.append(_Level(level, (images, height, width, channels // num_classes, num_classes)))
+    return parts
 
 
-def _anchors(views: list[Tensor]) -> list[int]:
+def _anchors(parts: list[_Level]) -> list[int]:
     """H * W * A of each level."""
-    return [math.prod(view.shape[1:4]) for view in views]
+    return [math.prod(level.shape[1:4]) for level in parts]
 
 
 def _per_anchor(
-    name: str, given: Tensor | Sequence[Tensor], views: list[Tensor], dtypes: tuple[torch.dtype, ...], kind: str
+    name: str, given: Tensor | Sequence[Tensor], parts: list[_Level], dtypes: tuple[torch.dtype, ...], kind: str
 ) -> list[Tensor]:
     """What has a value per anchor, (N, M) or a list of (N, H * W * A), as (N, H, W, A) of each level."""
-    sizes, images = _anchors(views), views[0].shape[0]
+    sizes, images = _anchors(parts), parts[0].shape[0]
     whole = isinstance(given, Tensor)
     if not whole and not isinstance(given, (list, tuple)):
         raise TypeError(f"{name} must be a Tensor or a list of one per level, got {kind_of(given)}")
@@ -171,14 +189,14 @@ def _per_anchor(
             raise TypeError(f"{own} must be a Tensor, got {kind_of(tensor)}")
         if tensor.dtype not in dtypes:
             raise TypeError(f"{own} {kind}, got {tensor.dtype}")
-        check_same_device(own, tensor, views[0])
+        check_same_device(own, tensor, parts[0].logits)
         if tensor.shape != (images, size):
             raise ValueError(
                 f"{own} must have shape ({images}, {size}), one per anchor in (h, w, a) order, "
                 f"got {tuple(tensor.shape)}"
             )
     pieces = tensors[0].split(sizes, 1) if whole else tensors
-    return [piece.reshape(view.shape[:4]) for piece, view in zip(pieces, views, strict=True)]
+    return [piece.reshape(level.shape[:4]) for piece, level in zip(pieces, parts, strict=True)]
 
 
 def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], input: Tensor) -> None:
@@ -194,11 +212,11 @@ def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], inpu
         )
 
 
-def _pieces(factor: Tensor | None, views: list[Tensor]) -> list[Tensor | None]:
+def _pieces(factor: Tensor | None, parts: list[_Level]) -> list[Tensor | None]:
     """A factor that broadcasts to (N, M, C), a piece for each level's (N, H, W, A, C)."""
     if factor is None or factor.dim() < 2:
-        return [factor] * len(views)
+        return [factor] * len(parts)
     if factor.shape[-2] == 1:
-        return [factor.unflatten(-2, (1, 1, 1))] * len(views)
-    pieces = factor.split(_anchors(views), -2)
-    return [piece.unflatten(-2, view.shape[1:4]) for piece, view in zip(pieces, views, strict=True)]
+        return [factor.unflatten(-2, (1, 1, 1))] * len(parts)
+    pieces = factor.split(_anchors(parts), -2)
+    return [piece.unflatten(-2, level.shape[1:4]) for piece, level in zip(pieces, parts, strict=True)]
