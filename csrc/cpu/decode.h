@@ -81,13 +81,13 @@ struct Fill {
   }
 };
 
-// Whether n rows are background and nothing else.
+// Whether n labels are background and nothing else. Flags as wide as what they are of: compilers take vectors then.
 template <class I>
 inline bool no_objects(const SigmoidLoss& s, const I* ids, int64_t n) {
-  bool other = false;
+  int64_t other = 0;
   for (int64_t j = 0; j < n; ++j) {
     const int64_t id = ids[j];
-    other |= (id != -1 && id != s.classes) || id == s.ignore_index;
+    other |= (int64_t)((id != -1) & (id != s.classes)) | (int64_t)(id == s.ignore_index);
   }
   return !other;
 }
@@ -153,6 +153,17 @@ struct Busy {
   }
 };
 
+// Whether one of n labels is a or b.
+template <class I>
+inline bool any_of(const I* ids, int64_t n, int64_t a, int64_t b) {
+  int64_t found = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t id = ids[j];
+    found |= (int64_t)(id == a) | (int64_t)(id == b);
+  }
+  return found;
+}
+
 // One id per position: a line compares with its class where there is anything. Scores as above.
 template <class A, class I>
 void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int64_t n, int64_t& bad) {
@@ -161,10 +172,9 @@ void decode_positions(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at,
     if (outer != busy.outer) busy.template look<A, I>(s, outer, bad);
     const I* ids = (const I*)s.target + outer * s.positions;
     const A* scores = s.scores ? (const A*)s.scores + outer * s.positions : nullptr;
-    for (int64_t j = offset, next; j < end; j = next) {
-      const int64_t group = j / busy.size;
+    for (int64_t group = offset / busy.size, j = offset, next; j < end; ++group, j = next) {
       next = (group + 1) * busy.size < end ? (group + 1) * busy.size : end;
-      if (!busy.group[group]) continue;
+      if (!busy.group[group] || !any_of(ids + j, next - j, own, s.ignore_index)) continue;
       for (int64_t k = j; k < next; ++k) {
         const int64_t id = ids[k], to = i + k - offset;
         if (id == s.ignore_index) fill(to, to + 1, kIgnored);

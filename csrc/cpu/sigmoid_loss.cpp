@@ -46,6 +46,13 @@ Formula formula_of(const std::string& name) {
   return Formula::kAsymmetric;
 }
 
+using Shape = std::vector<int64_t>;
+Shape shape_of(const Tensor& t) {
+  Shape shape;
+  for (int64_t i = 0; i < t.dim(); ++i) shape.push_back(t.size(i));
+  return shape;
+}
+
 int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
 
 // A thread's share, in chunks, below which starting one costs more than it saves.
@@ -66,106 +73,139 @@ class FirstRow {
   std::atomic<int64_t> row_{kNone};
 };
 
-// Runs every chunk; returns the smallest bad row (of ids) or element, or -1.
-int64_t run(const SigmoidLoss& s) {
-  FirstRow bad;
-  const ChunkFunction f = current_backend()->sigmoid_loss;
-  torch::stable::parallel_for(0, chunks_of(s.rows * s.classes), kGrain, [&](int64_t first, int64_t last) {
-    bad.note(f(s, first, last));
-  });
-  return bad.get();
-}
+// The first bad row (of ids) or element of each level, or -1.
+using BadRows = std::vector<FirstRow>;
 
-// The same with the sums by class, (kSums, C): slices of chunks each add up their own, whatever the number of threads.
-// A slice's sums take at most half a byte for each of its logits.
-int64_t run_by_class(const SigmoidLoss& s, double* sums) {
-  const int64_t chunks = chunks_of(s.rows * s.classes), size = kSums * s.classes;
-  const int64_t slices = std::min(chunks, std::clamp<int64_t>(s.rows / 64, 1, 64));
-  std::vector<double> partial(slices * size);
-  FirstRow bad;
+// Runs the chunks of all levels, which threads share out as if they were one.
+void run(const std::vector<SigmoidLoss>& levels, BadRows& bad) {
   const ChunkFunction f = current_backend()->sigmoid_loss;
-  torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      SigmoidLoss slice = s;
-      slice.by_class = partial.data() + i * size;
-      bad.note(f(slice, chunks * i / slices, chunks * (i + 1) / slices));
+  int64_t total = 0;
+  for (const SigmoidLoss& s : levels) total += chunks_of(s.rows * s.classes);
+  torch::stable::parallel_for(0, total, kGrain, [&](int64_t first, int64_t last) {
+    for (size_t i = 0; i < levels.size() && last > 0; ++i) {
+      const int64_t chunks = chunks_of(levels[i].rows * levels[i].classes);
+      if (first < chunks) bad[i].note(f(levels[i], std::max<int64_t>(first, 0), std::min(last, chunks)));
+      first -= chunks;
+      last -= chunks;
     }
   });
-  std::fill(sums, sums + size, 0.0);
-  for (int64_t i = 0; i < slices; ++i)
-    for (int64_t j = 0; j < size; ++j) sums[j] += partial[i * size + j];
-  return bad.get();
 }
 
-std::tuple<Tensor, Tensor, Tensor, int64_t> sigmoid_loss(
-    Tensor input, Tensor target, OptionalTensor weight, OptionalTensor pos_weight,
-    OptionalTensor alpha_per_class, OptionalTensor scale_tensor, OptionalTensor upstream, double alpha,
-    double gamma, double label_smoothing, double scale, int64_t ignore_index, int64_t loss_mode,
-    bool want_grad, bool fp32_loss, OptionalTensor scores, std::string formula, double gamma_pos, double clip,
-    bool by_class) {
-  SigmoidLoss s{};
-  const bool head = input.dim() == 4;  // (images, anchors, C, positions)
-  s.rows = head ? input.size(0) * input.size(1) * input.size(3) : input.size(0);
-  s.classes = input.size(head ? 2 : 1);
-  s.positions = head ? input.size(3) : 0;
-  s.dtype = type_of(input);
-  s.input = input.const_data_ptr();
-  s.class_ids = target.dim() == input.dim() - 1;
-  s.target_type = type_of(target);
-  s.target = target.const_data_ptr();
-  s.ignore_index = ignore_index;
-  s.formula = formula_of(formula);
-  const bool varifocal = s.formula == Formula::kVarifocal;
-  s.alpha = varifocal ? -1 : alpha;
-  s.negatives = varifocal ? alpha : 1;
-  s.gamma = gamma;
-  s.gamma_pos = gamma_pos;
-  s.clip = clip;
-  s.scores = scores ? scores->const_data_ptr() : nullptr;
-  s.smoothing = label_smoothing;
-  s.scale = scale * (scale_tensor ? value(*scale_tensor) : 1.0);
-  double scalar_weight = 1;
-  s.pos_weight = 1;
-  resolve(weight, scalar_weight, s.weight);
-  resolve(pos_weight, s.pos_weight, s.pos_weights);
-  resolve(alpha_per_class, s.alpha, s.alphas);
-  s.scale *= scalar_weight;
-  s.grad_scale = 1;
+// The same with the sums by class, (kSums, C), which are added to: slices of a level's chunks each add up their own,
+// whatever the number of threads. A slice's sums take at most half a byte for each of its logits.
+void run_by_class(const std::vector<SigmoidLoss>& levels, double* sums, BadRows& bad) {
+  const ChunkFunction f = current_backend()->sigmoid_loss;
+  for (size_t l = 0; l < levels.size(); ++l) {
+    const SigmoidLoss& s = levels[l];
+    const int64_t chunks = chunks_of(s.rows * s.classes), size = kSums * s.classes;
+    const int64_t slices = std::min(chunks, std::clamp<int64_t>(s.rows / 64, 1, 64));
+    std::vector<double> partial(slices * size);
+    torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        SigmoidLoss slice = s;
+        slice.by_class = partial.data() + i * size;
+        bad[l].note(f(slice, chunks * i / slices, chunks * (i + 1) / slices));
+      }
+    });
+    for (int64_t i = 0; i < slices; ++i)
+      for (int64_t j = 0; j < size; ++j) sums[j] += partial[i * size + j];
+  }
+}
+
+// The loss of all levels, the gradient of each, their sums by class, and the level and the row of the first bad target
+// (or -1). A list of tensors that the levels do not have is empty.
+std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
+    std::vector<Tensor> inputs, std::vector<Tensor> targets, std::vector<Tensor> weights,
+    std::vector<Tensor> pos_weights, OptionalTensor alpha_per_class, OptionalTensor scale_tensor,
+    OptionalTensor upstream, double alpha, double gamma, double label_smoothing, double scale, int64_t ignore_index,
+    int64_t loss_mode, bool want_grad, std::vector<Tensor> scores, std::string formula, double gamma_pos, double clip,
+    bool fp32_loss, bool by_class) {
+  const Tensor& input = inputs[0];
+  SigmoidLoss common{};
+  common.dtype = type_of(input);
+  common.ignore_index = ignore_index;
+  common.formula = formula_of(formula);
+  const bool varifocal = common.formula == Formula::kVarifocal;
+  common.alpha = varifocal ? -1 : alpha;
+  common.negatives = varifocal ? alpha : 1;
+  common.gamma = gamma;
+  common.gamma_pos = gamma_pos;
+  common.clip = clip;
+  common.smoothing = label_smoothing;
+  common.scale = scale * (scale_tensor ? value(*scale_tensor) : 1.0);
+  common.pos_weight = 1;
+  resolve(alpha_per_class, common.alpha, common.alphas);
+  common.grad_scale = 1;
   if (upstream && upstream->dim() == 0) {
-    s.grad_scale = value(*upstream);
+    common.grad_scale = value(*upstream);
   } else if (upstream) {
-    s.upstream_type = type_of(*upstream);
-    s.upstream = upstream->const_data_ptr();
+    common.upstream_type = type_of(*upstream);
+    common.upstream = upstream->const_data_ptr();
   }
 
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < input.dim(); ++i) shape.push_back(input.size(i));
-  const bool fp64 = s.dtype == Type::kF64;
+  const bool fp64 = common.dtype == Type::kF64, elementwise = loss_mode == 1;
   const ScalarType wide = fp64 ? ScalarType::Double : ScalarType::Float;
-  Tensor grad = new_large(input, want_grad ? shape : std::vector<int64_t>{0}, input.scalar_type());
-  Tensor loss = loss_mode == 1 ? new_large(input, shape, fp32_loss ? wide : input.scalar_type())
-                : loss_mode == 2 ? torch::stable::new_empty(input, {}, wide)
-                                 : torch::stable::new_empty(input, {0}, wide);
-  s.loss_type = type_of(loss);
-  s.grad = want_grad ? grad.mutable_data_ptr() : nullptr;
-  s.loss = loss_mode == 1 ? loss.mutable_data_ptr() : nullptr;
-  s.past_caches = too_large_to_cache(input) && aligned(s.grad) && aligned(s.loss);
-  std::vector<double> partial_sums(loss_mode == 2 ? chunks_of(s.rows * s.classes) : 0);
-  s.partial_sums = loss_mode == 2 ? partial_sums.data() : nullptr;
+  Tensor loss = elementwise ? new_large(input, shape_of(input), fp32_loss ? wide : input.scalar_type())
+                            : torch::stable::new_empty(input, loss_mode == 2 ? Shape{} : Shape{0}, wide);
+  common.loss_type = type_of(loss);
+  common.loss = elementwise ? loss.mutable_data_ptr() : nullptr;
 
-  Tensor sums = torch::stable::new_empty(
-      input, by_class ? std::vector<int64_t>{kSums, s.classes} : std::vector<int64_t>{0}, ScalarType::Double);
-  int64_t bad = by_class ? run_by_class(s, sums.mutable_data_ptr<double>()) : run(s);
-  if (bad >= 0 && !s.class_ids) bad /= s.classes;
+  std::vector<SigmoidLoss> levels;
+  std::vector<Tensor> grads;
+  int64_t chunks = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor &x = inputs[i], &t = targets[i];
+    SigmoidLoss s = common;
+    const bool head = x.dim() == 4;  // (images, anchors, C, positions)
+    s.rows = head ? x.size(0) * x.size(1) * x.size(3) : x.size(0);
+    s.classes = x.size(head ? 2 : 1);
+    s.positions = head ? x.size(3) : 0;
+    s.input = x.const_data_ptr();
+    s.class_ids = t.dim() == x.dim() - 1;
+    s.target_type = type_of(t);
+    s.target = t.const_data_ptr();
+    s.scores = scores.empty() ? nullptr : scores[i].const_data_ptr();
+    double scalar_weight = 1;
+    if (!weights.empty()) resolve(weights[i], scalar_weight, s.weight);
+    if (!pos_weights.empty()) resolve(pos_weights[i], s.pos_weight, s.pos_weights);
+    s.scale *= scalar_weight;
+    grads.push_back(new_large(x, want_grad ? shape_of(x) : Shape{0}, x.scalar_type()));
+    s.grad = want_grad ? grads[i].mutable_data_ptr() : nullptr;
+    s.past_caches = too_large_to_cache(x) && aligned(s.grad) && aligned(s.loss);
+    chunks += chunks_of(s.rows * s.classes);
+    levels.push_back(s);
+  }
+  std::vector<double> partial_sums(loss_mode == 2 ? chunks : 0);
   if (loss_mode == 2) {
-    double sum = 0 * s.scale;  // a mean over nothing, whose scale is 1 / 0, is NaN
+    double* next = partial_sums.data();
+    for (SigmoidLoss& s : levels) {
+      s.partial_sums = next;
+      next += chunks_of(s.rows * s.classes);
+    }
+  }
+
+  Tensor sums = torch::stable::new_empty(input, by_class ? Shape{kSums, levels[0].classes} : Shape{0},
+                                         ScalarType::Double);
+  BadRows bad(levels.size());
+  if (by_class) {
+    double* all = sums.mutable_data_ptr<double>();
+    std::fill(all, all + sums.numel(), 0.0);
+    run_by_class(levels, all, bad);
+  } else {
+    run(levels, bad);
+  }
+  if (loss_mode == 2) {
+    double sum = 0 * common.scale;  // a mean over nothing, whose scale is 1 / 0, is NaN
     for (double p : partial_sums) sum += p;
     if (fp64)
       *loss.mutable_data_ptr<double>() = sum;
     else
       *loss.mutable_data_ptr<float>() = (float)sum;
   }
-  return {loss, grad, sums, bad};
+  for (size_t i = 0; i < levels.size(); ++i)
+    if (const int64_t row = bad[i].get(); row >= 0)
+      return {loss, grads, sums, i, levels[i].class_ids ? row : row / levels[i].classes};
+  return {loss, grads, sums, -1, -1};
 }
 
 template <class T, class F>

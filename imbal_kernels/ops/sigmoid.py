@@ -1,7 +1,7 @@
 """The sigmoid losses as torch ops: schema, fake and backends."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,9 +36,11 @@ backends.library.define("rescale_(Tensor(a!)[] grads, Tensor upstream) -> ()")
 # The two with their sums by class as well, (4, C) as in ClassStatistics.
 backends.library.define(f"sigmoid_loss_by_class({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 backends.library.define(f"sigmoid_loss_levels_by_class({_LEVELS}) -> (Tensor, Tensor[], Tensor)")
-# The C++ side of all, which also returns the first row with a bad target, or -1; the others are registered as they
-# are.
-backends.library.define(f"_sigmoid_loss_cpu({_ARGUMENTS}, bool by_class=False) -> (Tensor, Tensor, Tensor, int)")
+# The C++ side of all these, which also returns the level and the row of the first bad target, or -1; the others are
+# registered as they are.
+backends.library.define(
+    f"_sigmoid_loss_cpu({_LEVELS}, bool fp32_loss, bool by_class) -> (Tensor, Tensor[], Tensor, int, int)"
+)
 backends.library.define("_cpu_capability(str name) -> str")
 backends.library.define("keep_memory(bool keep) -> ()")
 
@@ -89,51 +91,37 @@ def _rescale_fake(grads: list[Tensor], upstream: Tensor) -> None:
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CPU", lib=backends.library)
 def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    loss, grad, _ = _run_cpu(input, target, *args)
+    loss, (grad,), _ = _run_cpu(_one_level(input, target, *args), fp32_loss=args[12])
     return loss, grad
-
-
-@torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CPU", lib=backends.library)
-def _levels_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    """One after the other: the C++ kernel reads any layout."""
-    loss, grads, _ = _run_levels_cpu(*args)
-    return loss, grads
-
-
-@torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CPU", lib=backends.library)
-def _levels_by_class_cpu(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-    return _run_levels_cpu(*args, by_class=True)
-
-
-def _run_levels_cpu(*args: Any, by_class: bool = False) -> tuple[Tensor, list[Tensor], Tensor]:
-    each = (_run_cpu(*level, by_class=by_class) for level in _each_level(*args))
-    losses, grads, sums = zip(*each, strict=True)
-    return functools.reduce(torch.add, losses), list(grads) if args[13] else [], functools.reduce(torch.add, sums)
-
-
-def _each_level(
-    inputs: list[Tensor], targets: list[Tensor], weights: list[Tensor], pos_weights: list[Tensor], *args: Any
-) -> Iterator[tuple[Any, ...]]:
-    """The arguments of sigmoid_loss for each level."""
-    shared, scores, last = args[:10], args[10], args[11:]
-    columns = (own or [None] * len(inputs) for own in (weights, pos_weights, scores))
-    for x, t, weight, pos_weight, score in zip(inputs, targets, *columns, strict=True):
-        yield x, t, weight, pos_weight, *shared, False, score, *last
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
 def _by_class_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _run_cpu(input, target, *args, by_class=True)
+    loss, (grad,), sums = _run_cpu(_one_level(input, target, *args), fp32_loss=args[12], by_class=True)
+    return loss, grad, sums
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CPU", lib=backends.library)
+def _levels_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    loss, grads, _ = _run_cpu(args)
+    return loss, grads if args[13] else []
+
+
+@torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CPU", lib=backends.library)
+def _levels_by_class_cpu(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    loss, grads, sums = _run_cpu(args, by_class=True)
+    return loss, grads if args[13] else [], sums
 
 
 def _run_cpu(
-    input: Tensor, target: Tensor, *args: Any, by_class: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    loss, grad, sums, bad_row = _ops._sigmoid_loss_cpu(input, target, *args, by_class=by_class)
-    if bad_row >= 0:
-        ignore_index, scores = args[9], args[13] if len(args) > 13 else None  # what is left at its default is left out
-        raise_bad_row(input, target, scores, bad_row, ignore_index)
-    return loss, grad, sums
+    args: tuple[Any, ...], fp32_loss: bool = False, by_class: bool = False
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """`args`: those of sigmoid_loss_levels. The C++ kernel reads any layout."""
+    loss, grads, sums, level, row = _ops._sigmoid_loss_cpu(*args, fp32_loss, by_class)
+    if row >= 0:
+        inputs, targets, ignore_index, scores = args[0], args[1], args[11], args[14]
+        raise_bad_row(inputs[level], targets[level], scores[level] if scores else None, row, ignore_index)
+    return loss, grads, sums
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CUDA", lib=backends.library)
