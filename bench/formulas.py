@@ -120,7 +120,7 @@ def contestants(problem: Problem, chosen: Sequence[str] = PEERS, compiled: bool 
     enter(OURS, lambda: problem.sparse(ik, x), pass_sparse)
     if not loss.multilabel:
         enter("ours, dense", lambda: loss.ours(ik, x, dense), pass_dense)
-    if compiled and loss.ours is _own and not x.is_cuda:  # where it has no kernel
+    if compiled and loss.ours is _own and not x.is_cuda:  # a user's formula has no CPU kernel
         own = functools.partial(ik.elementwise_loss, poly1(), reduction="sum")
         fused = torch.compile(own, fullgraph=True, dynamic=False)
         enter("ours, compiled", lambda: fused(x, problem.ids, scores=problem.scores), pass_sparse)

@@ -55,10 +55,11 @@ TARGETS = (
 )
 
 
-def table(results: Sequence[Result]) -> str:
-    """A line for each target."""
+def table(results: Sequence[Result], all_of_them: bool = True) -> str:
+    """A line for each target, or for those that were measured."""
     lines = [f"{'workload':54}{'against':30}{'goal':24}{'measured':>10}"]
     for target in TARGETS:
         measured, verdict = target.verdict(results)
-        lines.append(f"{target.workload:54}{target.against:30}{target.wanted:24}{measured:>10}  {verdict}")
+        if measured or all_of_them:
+            lines.append(f"{target.workload:54}{target.against:30}{target.wanted:24}{measured:>10}  {verdict}")
     return "\n".join(lines)

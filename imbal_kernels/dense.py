@@ -66,7 +66,7 @@ def dense_focal_loss(
 
     Raises:
         ValueError, TypeError: an argument of wrong shape, dtype, device or range; on a CPU also a label or score out
-            of range, by its row (n * H * W + position) * A + anchor in its level.
+            of range, by its level and the row in it, (n * H * W + position) * A + anchor.
 
     Example:
         >>> import torch, imbal_kernels as ik

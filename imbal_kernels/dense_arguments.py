@@ -87,10 +87,10 @@ def dense_problems(
             'reduction="none" has no meaning here: levels have no common layout; use sigmoid_focal_loss on each'
         )
     check_divisor(normalizer, reduction, process_group)
-    parts = _levels(levels, num_classes)
-    ids = _per_anchor("labels", labels, parts, INTEGERS, "must be integer class ids")
-    all_scores = [None] * len(parts) if scores is None else _per_anchor(
-        "scores", scores, parts, FLOATS, "must be float32, bfloat16, float16 or float64"
+    heads = _levels(levels, num_classes)
+    ids = _per_anchor("labels", labels, heads, INTEGERS, "must be integer class ids")
+    all_scores = [None] * len(heads) if scores is None else _per_anchor(
+        "scores", scores, heads, FLOATS, "must be float32, bfloat16, float16 or float64"
     )  # fmt: skip
     whole = labels if isinstance(labels, Tensor) else torch.cat(list(labels), 1)
     shape = (*whole.shape, num_classes)
@@ -104,11 +104,11 @@ def dense_problems(
         weight = each if weight is None else weight.to(dtype) * each
     # What all have in common, from a level without an image: nothing of a level's size is made for it.
     common = sigmoid_problem(
-        "levels", "labels", parts[0].view().detach()[:0], ids[0][:0], reduction="sum", weight=None, pos_weight=None,
+        "levels", "labels", heads[0].view().detach()[:0], ids[0][:0], reduction="sum", weight=None, pos_weight=None,
         label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor, loss_weight=loss_weight,
         process_group=None, count=count, class_ids=True, **formula,
     )  # fmt: skip
-    each_level = zip(parts, ids, all_scores, _pieces(weight, parts), _pieces(pos_weight, parts), strict=True)
+    each_level = zip(heads, ids, all_scores, _pieces(weight, heads), _pieces(pos_weight, heads), strict=True)
     return [common._replace(**_of_level(dtype, *own)) for own in each_level]
 
 
@@ -121,7 +121,7 @@ class _Level(NamedTuple):
         return self.logits.unflatten(1, self.shape[3:]).permute(0, 3, 4, 1, 2)
 
     def head(self) -> Tensor | None:
-        """As layout.head_of(self.view()), by a single view: each has its way back."""
+        """As layout.head_of(self.view()), by a single view: each is a node more in autograd's graph."""
         if not self.logits.is_contiguous() or self.logits.is_contiguous(memory_format=torch.channels_last):
             return None
         images, height, width, *channels = self.shape
@@ -135,7 +135,7 @@ def _of_level(
     """What a level's problem has of its own."""
     head = level.head()
     plain = head is not None and weight is None and pos_weight is None and scores is None
-    view = level.logits if plain else level.view()  # its shape is not looked at, then
+    view = level.logits if plain else level.view()  # of a head only the factors look at it, for its shape
     weights = None if weight is None else weight_of(weight, view, "levels", dtype)
     pos_weights = None if pos_weight is None else pos_weight_of(pos_weight, view, "levels", dtype)
     flat_scores = None if scores is None else scores_of(scores, view, "levels", "labels", False, dtype)
@@ -147,7 +147,7 @@ def _levels(levels: Sequence[Tensor], num_classes: int) -> list[_Level]:
         raise TypeError(f"levels must be a list of at least one Tensor, got {kind_of(levels)}")
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, torch.SymInt)) or num_classes < 1:
         raise ValueError(f"num_classes must be an int, at least 1, got {num_classes!r}")
-    parts = []
+    heads = []
     for i, level in enumerate(levels):
         name = f"levels[{i}]"
         check_tensor(name, level)
@@ -162,20 +162,20 @@ def _levels(levels: Sequence[Tensor], num_classes: int) -> list[_Level]:
                 f"{levels[0].dtype} and {levels[0].device}, got {level.shape[0]}, {level.dtype} and {level.device}"
             )
         images, channels, height, width = level.shape
-        parts.append(_Level(level, (images, height, width, channels // num_classes, num_classes)))
-    return parts
+        heads.append(_Level(level, (images, height, width, channels // num_classes, num_classes)))
+    return heads
 
 
-def _anchors(parts: list[_Level]) -> list[int]:
+def _anchors(heads: list[_Level]) -> list[int]:
     """H * W * A of each level."""
-    return [math.prod(level.shape[1:4]) for level in parts]
+    return [math.prod(level.shape[1:4]) for level in heads]
 
 
 def _per_anchor(
-    name: str, given: Tensor | Sequence[Tensor], parts: list[_Level], dtypes: tuple[torch.dtype, ...], kind: str
+    name: str, given: Tensor | Sequence[Tensor], heads: list[_Level], dtypes: tuple[torch.dtype, ...], kind: str
 ) -> list[Tensor]:
     """What has a value per anchor, (N, M) or a list of (N, H * W * A), as (N, H, W, A) of each level."""
-    sizes, images = _anchors(parts), parts[0].shape[0]
+    sizes, images = _anchors(heads), heads[0].shape[0]
     whole = isinstance(given, Tensor)
     if not whole and not isinstance(given, (list, tuple)):
         raise TypeError(f"{name} must be a Tensor or a list of one per level, got {kind_of(given)}")
@@ -189,14 +189,14 @@ def _per_anchor(
             raise TypeError(f"{own} must be a Tensor, got {kind_of(tensor)}")
         if tensor.dtype not in dtypes:
             raise TypeError(f"{own} {kind}, got {tensor.dtype}")
-        check_same_device(own, tensor, parts[0].logits)
+        check_same_device(own, tensor, heads[0].logits)
         if tensor.shape != (images, size):
             raise ValueError(
                 f"{own} must have shape ({images}, {size}), one per anchor in (h, w, a) order, "
                 f"got {tuple(tensor.shape)}"
             )
     pieces = tensors[0].split(sizes, 1) if whole else tensors
-    return [piece.reshape(level.shape[:4]) for piece, level in zip(pieces, parts, strict=True)]
+    return [piece.reshape(level.shape[:4]) for piece, level in zip(pieces, heads, strict=True)]
 
 
 def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], input: Tensor) -> None:
@@ -212,11 +212,11 @@ def _check_factor(name: str, factor: Tensor | None, shape: tuple[int, ...], inpu
         )
 
 
-def _pieces(factor: Tensor | None, parts: list[_Level]) -> list[Tensor | None]:
+def _pieces(factor: Tensor | None, heads: list[_Level]) -> list[Tensor | None]:
     """A factor that broadcasts to (N, M, C), a piece for each level's (N, H, W, A, C)."""
     if factor is None or factor.dim() < 2:
-        return [factor] * len(parts)
+        return [factor] * len(heads)
     if factor.shape[-2] == 1:
-        return [factor.unflatten(-2, (1, 1, 1))] * len(parts)
-    pieces = factor.split(_anchors(parts), -2)
-    return [piece.unflatten(-2, level.shape[1:4]) for piece, level in zip(pieces, parts, strict=True)]
+        return [factor.unflatten(-2, (1, 1, 1))] * len(heads)
+    pieces = factor.split(_anchors(heads), -2)
+    return [piece.unflatten(-2, level.shape[1:4]) for piece, level in zip(pieces, heads, strict=True)]

@@ -46,7 +46,7 @@ class Formula:
         _made[self.key] = self
 
     def check(self, device: Any = "cpu", rtol: float = 1e-4) -> None:
-        """Checks `torch` for shape, finite values and gradients that agree with differences, and on a GPU
+        """Checks the formula, `torch`, for shape, finite values and gradients that agree with differences, and on a GPU
         `triton` against it: loss and gradient by `rtol` of the largest.
 
         Raises:
@@ -57,22 +57,25 @@ class Formula:
         loss = self.torch(x, t)
         if not isinstance(loss, Tensor) or loss.shape != x.shape or loss.dtype != x.dtype:
             got = f"{loss.dtype} {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"torch must return a loss of x's dtype and shape, {x.dtype} {tuple(x.shape)}, got {got}")
-        flipped = self.torch(x.flip(0), t.flip(0)).flip(0)
-        _compare("torch gives another loss when taken in another order", flipped, loss, x, t, 1e-12)
+            wanted = f"a loss of x's dtype and shape, {x.dtype} {tuple(x.shape)}"
+            raise ValueError(f"the formula must return {wanted}, got {got}")
+        if not loss.requires_grad:
+            raise ValueError("the formula's loss has no gradient by x")
+        mixed = "the formula's elements mix: it gives another loss where every other one is left out"
+        _compare(mixed, self.torch(x[::2], t[::2]), loss[::2], x[::2], t[::2], 1e-12)
         (grad,) = torch.autograd.grad(loss.sum(), x)
         step = 1e-5
         with torch.no_grad():
             slope = (self.torch(x + step, t) - self.torch(x - step, t)) / (2 * step)
-        _compare("the gradient of torch is not its slope", grad, slope, x, t, 1e-6)
+        _compare("the formula's gradient is not its slope", grad, slope, x, t, 1e-6)
         if self.triton is not None and x.is_cuda:
             from imbal_kernels.sigmoid_losses import elementwise_loss
 
             y = x.detach().float().requires_grad_()
             fused = elementwise_loss(self, y, t)
-            _compare("the loss of triton is not that of torch", fused, loss, x, t, rtol)
+            _compare("the loss of triton is not that of the formula", fused, loss, x, t, rtol)
             (fused_grad,) = torch.autograd.grad(fused.sum(), y)
-            _compare("the gradient of triton is not that of torch", fused_grad, grad, x, t, rtol)
+            _compare("the gradient of triton is not that of the formula", fused_grad, grad, x, t, rtol)
 
 
 def _compare(what: str, got: Tensor, expected: Tensor, x: Tensor, t: Tensor, rtol: float) -> None:

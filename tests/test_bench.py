@@ -141,6 +141,13 @@ def test_target(against, ratio, verdict):
     assert target.verdict([])[1] == "not measured"
 
 
+def test_table_of_targets():
+    some = [dataclasses.replace(_result(_row(OURS, 1.0), _row(COPY, 0.9)), name=targets.FOCAL)]
+    whole, measured = targets.table(some).splitlines(), targets.table(some, all_of_them=False).splitlines()
+    assert len(whole) == 1 + len(targets.TARGETS) and len(measured) == 2
+    assert measured[1] in whole and measured[1].endswith("1.11x  reached") and "not measured" in whole[2]
+
+
 def test_record_survives_its_file(tmp_path):
     record = Record({"device": "d", "date": "2026-01-01"}, [_result(_row(OURS, 1.0), p="why")])
     record.save(tmp_path / "device" / "2026-01-01.json")
@@ -242,9 +249,8 @@ def test_command_saves_and_draws(tmp_path, capsys):
     again = Record.load(tmp_path / "r.json")  # the one that was missing is measured, the others are kept
     assert again.results[:-1] == kept.results and again.results[-1].name == before.results[-1].name
     assert capsys.readouterr().out.count("roof: copy in place") == 1
-    figures, verdicts = out.split("workload", 1)
-    assert "sigmoid focal, 300 x 7 float32" in figures and "torchvision eager" not in figures
-    assert "not measured" in verdicts
+    assert "sigmoid focal, 300 x 7 float32" in out and "torchvision eager" not in out
+    assert out.endswith("no goal is set for what was measured\n")
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["environment"]["torch"] == torch.__version__
     pictures = list((tmp_path / "plots").glob("*.png"))
@@ -261,7 +267,7 @@ def test_groups_of_workloads_have_processes_of_their_own(tmp_path, capfd):
     names = [result.name for result in Record.load(path).results]
     assert names == [f"{name}, 300 x 7 float32" for name in ("weighted cross-entropy", "softmax focal", "knn")]
     out = capfd.readouterr().out
-    assert [out.count(f"\n{name}  (") for name in names] == [1, 1, 1] and out.count("workload  ") == 1
+    assert [out.count(f"\n{name}  (") for name in names] == [1, 1, 1] and out.count("no goal is set") == 1
 
 
 def test_a_group_that_fails_ends_the_run(tmp_path, capfd):

@@ -531,6 +531,37 @@ def test_the_first_bad_label_in_the_users_order():
         ik.dense_focal_loss([level], labels, 5)
 
 
+@pytest.mark.parametrize("classes_first", [True, False], ids=["contiguous", "channels last"])
+def test_the_first_bad_label_of_several_levels(classes_first):
+    levels = [torch.zeros(1, 10, 3, 4), torch.zeros(1, 10, 2, 2), torch.zeros(1, 10, 1, 3)]
+    levels[1] = levels[1] if classes_first else levels[1].to(memory_format=torch.channels_last)
+    labels = torch.full((1, 24 + 8 + 6), -1)
+    labels[0, 24 + 8 + 1] = 77
+    with pytest.raises(ValueError, match=r"target 77 at row 1 of levels\[2\] is out of range"):
+        ik.dense_focal_loss(levels, labels, 5)
+    labels[0, 24 + 5] = 66
+    with pytest.raises(ValueError, match=r"target 66 at row 5 of levels\[1\] is out of range"):
+        ik.dense_focal_loss(levels, labels, 5)
+
+
+def test_same_bits_for_any_number_of_threads(backend):
+    """Threads share out the chunks of all levels: a share may span several, and some have nothing in them."""
+    generator = torch.Generator().manual_seed(0)
+    sides = [(40, 41), (0, 7), (9, 9), (3, 3), (1, 1), (20, 30), (5, 0)]
+    levels = [torch.randn(2, 3 * 16, *side, generator=generator).requires_grad_() for side in sides]
+    labels = torch.randint(-1, 200, (2, 3 * sum(h * w for h, w in sides)), generator=generator).clamp(max=16)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            loss = ik.dense_focal_loss(levels, labels, 16)
+            results.append((loss, *torch.autograd.grad(loss, levels)))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
+
+
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
 def test_the_first_bad_score_in_the_users_order(format, backend):
     """Before a bad label, or behind it; those of ignored and background anchors are not looked at."""

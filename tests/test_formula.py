@@ -78,11 +78,13 @@ def test_check_passes(device):
 @pytest.mark.parametrize(
     "function, message",
     [
-        (lambda x, t: (x - t).sum(), r"torch must return a loss of x's dtype and shape, torch.float64 \(75,\), got"),
-        (lambda x, t: 3.0, r"torch must return a loss of x's dtype and shape, .* got float"),
-        (lambda x, t: (x - t) - (x - t).cumsum(0) * 0.1, "torch gives another loss when taken in another order"),
-        (lambda x, t: torch.sigmoid(x.detach()) * x, "the gradient of torch is not its slope: .* at x = "),
-        (lambda x, t: (x - t) / (x - x), "torch gives another loss when taken in another order: (nan|-?inf) and"),
+        (lambda x, t: (x - t).sum(), r"the formula must return a loss of x's dtype and shape, .* \(75,\), got"),
+        (lambda x, t: 3.0, r"the formula must return a loss of x's dtype and shape, .* got float"),
+        (lambda x, t: (x.detach() - t) ** 2, "the formula's loss has no gradient by x"),
+        (lambda x, t: torch.softmax(x, 0) * t, "the formula's elements mix: it gives another loss where"),
+        (lambda x, t: (x - t) - (x - t).cumsum(0) * 0.1, "the formula's elements mix: it gives another loss where"),
+        (lambda x, t: torch.sigmoid(x.detach()) * x, "the formula's gradient is not its slope: .* at x = "),
+        (lambda x, t: (x - t) / (x - x), "the formula's elements mix: .* left out: (nan|-?inf) and"),
     ],
 )
 def test_check_fails(function, message):

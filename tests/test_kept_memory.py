@@ -40,7 +40,7 @@ def grad_of(x, ids, loss=ik.sigmoid_focal_loss):
 
 
 def lazily_freed():
-    """Bytes that the system may take at any time."""
+    """Bytes that the system may take at any time. It counts small pages by the batch, so a few may be missing."""
     return sum(1024 * int(line.split()[1]) for line in SMAPS.read_text().splitlines() if line.startswith("LazyFree"))
 
 
@@ -87,7 +87,7 @@ def test_all_but_the_latest_128_mib_the_system_may_take():
     latest = grads[3].data_ptr()
     while grads:
         del grads[0]
-        assert lazily_freed() - before == max(0, 2 - len(grads)) * 50 * MIB
+        assert lazily_freed() - before == pytest.approx(max(0, 2 - len(grads)) * 50 * MIB, abs=MIB)
     assert grad_of(x, ids).data_ptr() == latest
     torch.ops.imbal_kernels.keep_memory(False)
     assert lazily_freed() <= before
@@ -98,7 +98,7 @@ def test_all_but_the_latest_128_mib_the_system_may_take():
 def test_one_larger_than_that_it_may_take_at_once():
     before = lazily_freed()
     grad_of(*make(130))
-    assert lazily_freed() - before == 130 * MIB
+    assert lazily_freed() - before == pytest.approx(130 * MIB, abs=MIB)
 
 
 def test_so_many_blocks_and_no_more():
@@ -107,7 +107,7 @@ def test_so_many_blocks_and_no_more():
     before = lazily_freed()
     grads = [grad_of(x, ids) for _ in range(20)]
     del grads
-    assert lazily_freed() - before == (16 - 12) * 10 * MIB
+    assert lazily_freed() - before == pytest.approx((16 - 12) * 10 * MIB, abs=MIB)
 
 
 def test_a_block_much_too_large_is_left():

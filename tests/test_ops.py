@@ -82,6 +82,19 @@ def test_opcheck_of_a_heads_layout(mode, device):
         torch.library.opcheck(raw.sigmoid_loss.default, arguments, {"scores": scores, "formula": formula})
 
 
+def test_levels_that_do_not_belong_together():
+    """The op on a CPU, whose callers check all this: errors, not reads out of bounds."""
+    x, ids, rest = torch.zeros(3, 2), torch.tensor([0, 1, -1]), (-100, 2, True, [], "focal", 0.0, 0.0)
+    one = (None, None, None, 0.25, 2.0, 0.0, 1.0)
+    for inputs, targets, weights in (([x, x], [ids], []), ([x, x], [ids, ids], [torch.ones(1, 2)])):
+        with pytest.raises(RuntimeError, match="a list must have a tensor for each level"):
+            raw.sigmoid_loss_levels(inputs, targets, weights, [], *one, *rest)
+    with pytest.raises(RuntimeError, match="levels must be of one dtype"):
+        raw.sigmoid_loss_levels([x, x.double()], [ids, ids], [], [], *one, *rest)
+    with pytest.raises(RuntimeError, match="the losses of several levels are added up"):
+        raw.sigmoid_loss_levels([x, x], [ids, ids], [], [], *one, -100, 1, *rest[2:])
+
+
 @pytest.mark.parametrize("formula", ["focal", "varifocal"])
 @pytest.mark.parametrize("mode, want_grad", [(ops.NO_LOSS, True), (ops.SUM, False), (ops.SUM, True)])
 def test_opcheck_of_levels(mode, want_grad, formula, device):

@@ -14,8 +14,9 @@ struct Buffers {
   alignas(64) A x[kBlock], t[kBlock], factor[kBlock], pos_weight[kBlock], upstream[kBlock];
   alignas(64) A loss[kBlock], grad[kBlock];
 
-  // By vectors: the instruction that a memset of this size becomes takes several times as long.
-  void no_targets() {
+  // By vectors. Without the empty asm compilers make a memset of the loop, and of one of this size an instruction
+  // (rep stos) that takes several times as long.
+  void clear_targets() {
     for (int64_t i = 0; i < kBlock; i += Simd<A>::W) {
       store(t + i, Vec<A>{});
       asm("" ::: "memory");
@@ -73,7 +74,7 @@ struct Fill {
   Targets targets{kBackground, kBlock, 0};
 
   void operator()(int64_t first, int64_t last, A value) {
-    if (targets.kind == kBackground) b.no_targets();
+    if (targets.kind == kBackground) b.clear_targets();
     targets.kind = kHard;
     for (int64_t i = first; i < last; ++i) b.t[i] = value;
     if (first < targets.first) targets.first = first;
@@ -81,9 +82,10 @@ struct Fill {
   }
 };
 
-// Whether n labels are background and nothing else. Flags as wide as what they are of: compilers take vectors then.
+// Whether n labels are background: neither objects nor ignored nor bad. Flags are integers, not bools: so compilers
+// take vectors.
 template <class I>
-inline bool no_objects(const SigmoidLoss& s, const I* ids, int64_t n) {
+inline bool all_background(const SigmoidLoss& s, const I* ids, int64_t n) {
   int64_t other = 0;
   for (int64_t j = 0; j < n; ++j) {
     const int64_t id = ids[j];
@@ -100,7 +102,7 @@ void decode_rows(const SigmoidLoss& s, Fill<A>& fill, Place at, int64_t n, int64
   const I* ids = (const I*)s.target;
   for (int64_t row = at.line, first = -at.offset, next; first < n; row = next) {
     next = row + kRowsAtOnce;
-    if (next <= s.rows && no_objects(s, ids + row, kRowsAtOnce)) {
+    if (next <= s.rows && all_background(s, ids + row, kRowsAtOnce)) {
       first += kRowsAtOnce * s.classes;
       continue;
     }
@@ -135,20 +137,20 @@ struct Busy {
     size = (s.positions + kGroups - 1) / kGroups;
     if (size < 64) size = 64;
     for (int64_t i = 0; i < s.positions; i += size) {
-      bool any = false;
-      group[i / size] = false;
-      if (no_objects(s, ids + i, size < s.positions - i ? size : s.positions - i)) continue;
-      for (int64_t j = i; j < i + size && j < s.positions; ++j) {
+      const int64_t end = size < s.positions - i ? i + size : s.positions;
+      bool& any = group[i / size];
+      any = false;
+      if (all_background(s, ids + i, end - i)) continue;
+      for (int64_t j = i; j < end; ++j) {
         const int64_t id = ids[j];
         any |= id == s.ignore_index || (id >= 0 && id < s.classes);
         if ((id < -1 || id > s.classes) && id != s.ignore_index && bad < 0) bad = at * s.positions + j;
       }
-      for (int64_t j = i; any && scores && j < i + size && j < s.positions; ++j) {
+      for (int64_t j = i; any && scores && j < end; ++j) {
         const int64_t id = ids[j], row = at * s.positions + j;
         const bool scored = id >= 0 && id < s.classes && id != s.ignore_index;
         if (scored && !(scores[row] >= 0 && scores[row] <= 1) && bad < 0) bad = row;
       }
-      group[i / size] = any;
     }
   }
 };
@@ -202,7 +204,7 @@ Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, in
   if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
   if (s.scores && fill.targets.kind == kHard) fill.targets.kind = kSoft;
   if (s.smoothing == 0) return fill.targets;
-  if (fill.targets.kind == kBackground) b.no_targets();
+  if (fill.targets.kind == kBackground) b.clear_targets();
   return {kSoft, 0, n};
 }
 
@@ -269,7 +271,7 @@ template <class A>
 void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
   for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
   if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
-  if (kind == kBackground) b.no_targets();
+  if (kind == kBackground) b.clear_targets();
   auto alpha_t = [](A a, A t) { return a < 0 ? A(1) : a * t + (A(1) - a) * (A(1) - t); };
   if (s.alphas.data) {
     apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, b.t[i]); });

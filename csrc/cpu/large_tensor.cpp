@@ -21,13 +21,14 @@ namespace imbal {
 namespace {
 
 constexpr size_t kHugePage = 2 << 20;
-constexpr size_t kMost = 16;        // blocks that are kept
-constexpr size_t kOurs = 128 << 20;  // bytes of them that stay so: telling it costs a sixth of a copy, time and again
+constexpr size_t kMost = 16;  // blocks that are kept
+// Bytes of the latest that are not offered to the system: an offer, and the faults after it, cost a sixth of a copy.
+constexpr size_t kHeld = 128 << 20;
 
 struct Block {
   void* data;
   size_t size;
-  bool ours;  // the system may not take its pages
+  bool held = true;  // the system may not take its pages
 };
 
 // Never destroyed: a tensor may be gone only after whatever the process tears down. The lock is tried and never waited
@@ -45,13 +46,13 @@ Kept& kept() {
 // New memory, from the begin of a huge page; null without any.
 Block map(size_t size) {
   void* all = mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (all == MAP_FAILED) return {nullptr, 0, true};
+  if (all == MAP_FAILED) return {nullptr, 0};
   const size_t before = -(uintptr_t)all % kHugePage;
   char* data = (char*)all + before;
   if (before) munmap(all, before);
   munmap(data + size, kHugePage - before);
   madvise(data, size / kHugePage * kHugePage, MADV_HUGEPAGE);
-  return {data, size, true};
+  return {data, size};
 }
 
 // The smallest block kept that is large enough, but not more than twice as large, and of those the latest; a new one
@@ -72,18 +73,18 @@ Block take(size_t size) {
   return map(size);
 }
 
-// At most kMost blocks are kept; the latest stay ours up to kOurs, and the system may take the others.
+// At most kMost blocks are kept; the latest are held up to kHeld, and the system may take the others.
 void settle(std::vector<Block>& blocks) {
   auto drop = [&](size_t i) {
     munmap(blocks[i].data, blocks[i].size);
     blocks.erase(blocks.begin() + i);
   };
   if (blocks.size() > kMost) drop(0);
-  size_t ours = 0;
+  size_t held = 0;
   for (size_t i = blocks.size(); i-- > 0;) {
     Block& b = blocks[i];
-    if (!b.ours || (ours += b.size) <= kOurs) continue;
-    b.ours = false;
+    if (!b.held || (held += b.size) <= kHeld) continue;
+    b.held = false;
     if (madvise(b.data, b.size, MADV_FREE) != 0) drop(i);
   }
 }
@@ -96,7 +97,7 @@ void give_back(void* data, void* size) {
     munmap(data, (size_t)size);
     return;
   }
-  k.blocks.push_back({data, (size_t)size, true});
+  k.blocks.push_back({data, (size_t)size});
   settle(k.blocks);
 }
 

@@ -91,8 +91,8 @@ void run(const std::vector<SigmoidLoss>& levels, BadRows& bad) {
   });
 }
 
-// The same with the sums by class, (kSums, C), which are added to: slices of a level's chunks each add up their own,
-// whatever the number of threads. A slice's sums take at most half a byte for each of its logits.
+// Level after level, with the sums by class, (kSums, C), added to `sums`: slices of a level's chunks each add up their
+// own, whatever the number of threads. A slice's sums take at most half a byte for each of its logits.
 void run_by_class(const std::vector<SigmoidLoss>& levels, double* sums, BadRows& bad) {
   const ChunkFunction f = current_backend()->sigmoid_loss;
   for (size_t l = 0; l < levels.size(); ++l) {
@@ -112,7 +112,7 @@ void run_by_class(const std::vector<SigmoidLoss>& levels, double* sums, BadRows&
   }
 }
 
-// The loss of all levels, the gradient of each, their sums by class, and the level and the row of the first bad target
+// The loss of all levels, the gradient of each if it is wanted, their sums by class, and the level and the row of the first bad target
 // (or -1). A list of tensors that the levels do not have is empty.
 std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
     std::vector<Tensor> inputs, std::vector<Tensor> targets, std::vector<Tensor> weights,
@@ -120,6 +120,12 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
     OptionalTensor upstream, double alpha, double gamma, double label_smoothing, double scale, int64_t ignore_index,
     int64_t loss_mode, bool want_grad, std::vector<Tensor> scores, std::string formula, double gamma_pos, double clip,
     bool fp32_loss, bool by_class) {
+  auto one_each = [&](const std::vector<Tensor>& list) { return list.empty() || list.size() == inputs.size(); };
+  STD_TORCH_CHECK(!inputs.empty() && targets.size() == inputs.size() && one_each(weights) && one_each(pos_weights) &&
+                      one_each(scores),
+                  "imbal_kernels: a list must have a tensor for each level");
+  STD_TORCH_CHECK(inputs.size() == 1 || (loss_mode != 1 && (!upstream || upstream->dim() == 0)),
+                  "imbal_kernels: the losses of several levels are added up");
   const Tensor& input = inputs[0];
   SigmoidLoss common{};
   common.dtype = type_of(input);
@@ -155,6 +161,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
   int64_t chunks = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Tensor &x = inputs[i], &t = targets[i];
+    STD_TORCH_CHECK(type_of(x) == common.dtype, "imbal_kernels: levels must be of one dtype");
     SigmoidLoss s = common;
     const bool head = x.dim() == 4;  // (images, anchors, C, positions)
     s.rows = head ? x.size(0) * x.size(1) * x.size(3) : x.size(0);
@@ -169,7 +176,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
     if (!weights.empty()) resolve(weights[i], scalar_weight, s.weight);
     if (!pos_weights.empty()) resolve(pos_weights[i], s.pos_weight, s.pos_weights);
     s.scale *= scalar_weight;
-    grads.push_back(new_large(x, want_grad ? shape_of(x) : Shape{0}, x.scalar_type()));
+    if (want_grad) grads.push_back(new_large(x, shape_of(x), x.scalar_type()));
     s.grad = want_grad ? grads[i].mutable_data_ptr() : nullptr;
     s.past_caches = too_large_to_cache(x) && aligned(s.grad) && aligned(s.loss);
     chunks += chunks_of(s.rows * s.classes);

@@ -33,7 +33,8 @@ class Family(NamedTuple):
     raw: Callable[[Sequence[Any], Tensor | None, int, bool], tuple[Any, ...]]
     reference: Callable[[Any], Tensor]
     fits: Callable[[Any], bool]  # whether the kernels of the problem's device take it and give the gradients asked for
-    check: Callable[[Any, bool], None]  # raises for what tensors hold; by_kernel: but for what the kernel looks at
+    # raises for what tensors hold; by_kernel: but for what the kernel looks at; place: what to say behind a row
+    check: Callable[[Any, bool, str], None]
 
 
 FAMILIES: dict[str, Family] = {}
@@ -49,13 +50,18 @@ def fused_loss(name: str, *problems: Any) -> Any:
     kernels = backends.has_kernels(input) and all(family.fits(problem) for problem in problems)
     cpu = input.device.type == "cpu"
     if not torch.compiler.is_compiling() and (cpu or backends.checks_requested()):
-        for problem in problems:
-            family.check(problem, kernels and cpu)
+        for i, problem in enumerate(problems):
+            family.check(problem, kernels and cpu, place_of(i, problems))
     if not kernels:
         return _reference(family, problems)
     differentiate = torch.is_grad_enabled() and any(problem.input.requires_grad for problem in problems)
     first, others = problems[0], (_own(problem[: family.tensors], problems[0]) for problem in problems[1:])
     return _FusedLoss.apply(name, differentiate, *first, *itertools.chain(*others))
+
+
+def place_of(level: int, levels: Sequence[Any]) -> str:
+    """What an error says behind a row."""
+    return f" of levels[{level}]" if len(levels) > 1 else ""
 
 
 def _own(tensors: Sequence[Tensor | None], first: Any) -> list[Tensor | None]:

@@ -124,7 +124,7 @@ def _check(name: str, problem: Any, classes: int) -> None:
     if ids.device.type != "cpu" and not backends.checks_requested():
         return
     backends.refuse_capture(ids)
-    FAMILIES[name].check(problem, True)
+    FAMILIES[name].check(problem, True, "")
     least, most = (-1, classes) if name == "sigmoid" else (0, classes - 1)
     wrong = out_of_range(ids, least, most, problem.ignore_index)
     if not wrong.any():

@@ -11,7 +11,7 @@ from imbal_kernels.arguments import FORMULAS, SigmoidProblem
 from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.formula import by_key
 from imbal_kernels.ops import backends
-from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss
+from imbal_kernels.ops.fused import ELEMENTWISE, FAMILIES, NO_LOSS, SUM, Family, fused_loss, place_of
 from imbal_kernels.reference import sigmoid as reference
 from imbal_kernels.targets import holds_object, out_of_range
 
@@ -36,8 +36,8 @@ backends.library.define("rescale_(Tensor(a!)[] grads, Tensor upstream) -> ()")
 # The two with their sums by class as well, (4, C) as in ClassStatistics.
 backends.library.define(f"sigmoid_loss_by_class({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 backends.library.define(f"sigmoid_loss_levels_by_class({_LEVELS}) -> (Tensor, Tensor[], Tensor)")
-# The C++ side of all these, which also returns the level and the row of the first bad target, or -1; the others are
-# registered as they are.
+# What the four ops of losses call on a CPU; it also returns the level and the row of the first bad target, or -1.
+# count_targets and rescale_ are C++ there as they stand.
 backends.library.define(
     f"_sigmoid_loss_cpu({_LEVELS}, bool fp32_loss, bool by_class) -> (Tensor, Tensor[], Tensor, int, int)"
 )
@@ -91,36 +91,36 @@ def _rescale_fake(grads: list[Tensor], upstream: Tensor) -> None:
 
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CPU", lib=backends.library)
 def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    loss, (grad,), _ = _run_cpu(_one_level(input, target, *args), fp32_loss=args[12])
-    return loss, grad
+    loss, grads, _ = _run_cpu(*_one_level(input, target, *args), fp32_loss=args[12])
+    return loss, grads[0] if grads else input.new_empty(0)
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
 def _by_class_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    loss, (grad,), sums = _run_cpu(_one_level(input, target, *args), fp32_loss=args[12], by_class=True)
-    return loss, grad, sums
+    loss, grads, sums = _run_cpu(*_one_level(input, target, *args), fp32_loss=args[12], by_class=True)
+    return loss, grads[0] if grads else input.new_empty(0), sums
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CPU", lib=backends.library)
 def _levels_cpu(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    loss, grads, _ = _run_cpu(args)
-    return loss, grads if args[13] else []
+    loss, grads, _ = _run_cpu(*args)
+    return loss, grads
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CPU", lib=backends.library)
 def _levels_by_class_cpu(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-    loss, grads, sums = _run_cpu(args, by_class=True)
-    return loss, grads if args[13] else [], sums
+    return _run_cpu(*args, by_class=True)
 
 
 def _run_cpu(
-    args: tuple[Any, ...], fp32_loss: bool = False, by_class: bool = False
+    inputs: list[Tensor], targets: list[Tensor], *args: Any, fp32_loss: bool = False, by_class: bool = False
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """`args`: those of sigmoid_loss_levels. The C++ kernel reads any layout."""
-    loss, grads, sums, level, row = _ops._sigmoid_loss_cpu(*args, fp32_loss, by_class)
+    """Loss, gradients and sums by class; the arguments of sigmoid_loss_levels. The C++ kernel reads any layout."""
+    loss, grads, sums, level, row = _ops._sigmoid_loss_cpu(inputs, targets, *args, fp32_loss, by_class)
     if row >= 0:
-        inputs, targets, ignore_index, scores = args[0], args[1], args[11], args[14]
-        raise_bad_row(inputs[level], targets[level], scores[level] if scores else None, row, ignore_index)
+        ignore_index, scores = args[9], args[12]
+        own = scores[level] if scores else None
+        raise_bad_row(inputs[level], targets[level], own, row, ignore_index, place_of(level, inputs))
     return loss, grads, sums
 
 
@@ -199,13 +199,15 @@ def _rescale_cuda(grads: list[Tensor], upstream: Tensor) -> None:
     kernels.rescale_(grads, upstream)
 
 
-def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int, ignore_index: int) -> None:
-    """The ValueError for a target out of range, or the score of a row that has a class."""
+def raise_bad_row(
+    input: Tensor, target: Tensor, scores: Tensor | None, row: int, ignore_index: int, place: str = ""
+) -> None:
+    """The ValueError for a target out of range, or the score of a row that has a class. place: of the row."""
     if target.dim() == input.dim():
         values = target[row].double()
         column = int((((values < 0) | (values > 1)) & (values != ignore_index)).int().argmax())
         raise ValueError(
-            f"target {values[column].item():g} at row {row}, class {column} is out of range: "
+            f"target {values[column].item():g} at row {row}{place}, class {column} is out of range: "
             f"values must be in [0, 1] or ignore_index, {ignore_index}"
         )
     classes = input.shape[1]
@@ -218,9 +220,9 @@ def raise_bad_row(input: Tensor, target: Tensor, scores: Tensor | None, row: int
             wrong |= holds_object(target, classes, ignore_index, False) & ~((scores >= 0) & (scores <= 1))
         row = int(wrong.int().argmax())
     if scores is not None and 0 <= target[row] < classes:
-        raise ValueError(f"score {scores[row].item():g} at row {row} is out of range: scores must be in [0, 1]")
+        raise ValueError(f"score {scores[row].item():g} at row {row}{place} is out of range: scores must be in [0, 1]")
     raise ValueError(
-        f"target {target[row].item()} at row {row} is out of range: class ids are 0 to {classes - 1}, "
+        f"target {target[row].item()} at row {row}{place} is out of range: class ids are 0 to {classes - 1}, "
         f"-1 and {classes} are background"
     )
 
@@ -298,7 +300,7 @@ def _fits(problem: SigmoidProblem) -> bool:
     return not own or (problem.input.is_cuda and by_key(problem.formula).triton is not None)
 
 
-def _check(problem: SigmoidProblem, by_kernel: bool) -> None:
+def _check(problem: SigmoidProblem, by_kernel: bool, place: str) -> None:
     backends.refuse_capture(problem.input)
     alphas = problem.alpha_per_class
     if type(alphas) is Tensor and not bool((alphas <= 1).all()):
@@ -310,7 +312,7 @@ def _check(problem: SigmoidProblem, by_kernel: bool) -> None:
         return
     row = int(reference.first_bad_row(problem))
     if row < (problem.target.shape[0] if problem.dense else problem.target.numel()):
-        raise_bad_row(problem.input, problem.target, problem.scores, row, problem.ignore_index)
+        raise_bad_row(problem.input, problem.target, problem.scores, row, problem.ignore_index, place)
 
 
 FAMILIES["sigmoid"] = Family(SigmoidProblem, 7, _raw, reference.sigmoid_loss, _fits, _check)

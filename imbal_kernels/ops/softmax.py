@@ -93,7 +93,7 @@ def _fits(problem: SoftmaxProblem) -> bool:
     return not (problem.target.requires_grad and torch.is_grad_enabled())
 
 
-def _check(problem: SoftmaxProblem, by_kernel: bool) -> None:
+def _check(problem: SoftmaxProblem, by_kernel: bool, _place: str) -> None:
     if problem.probabilities or by_kernel:
         return
     backends.refuse_capture(problem.input)
