@@ -20,6 +20,7 @@ from imbal_kernels.checks import (
     scalar_tensor,
     under_autocast,
 )
+from imbal_kernels.class_statistics import ClassStatistics, check_statistics
 from imbal_kernels.factors import alpha_of, per_image_of, pos_weight_of, scale_of, scores_of, weight_of
 from imbal_kernels.layout import by_anchor, head_of, rows_by_anchor
 from imbal_kernels.normalizer import EMANormalizer, Normalizer
@@ -101,11 +102,13 @@ def sigmoid_problem(
     gamma_pos: float = 0.0,
     clip: float = 0.0,
     class_ids: bool = False,
+    statistics: ClassStatistics | None = None,
 ) -> SigmoidProblem:
     """Checks the arguments of a sigmoid loss and folds reduction and normalizer into a scale. class_ids: the target
     is known to hold them."""
     check_divisor(normalizer, reduction, process_group)
     _check_logits(input_name, input)
+    check_statistics(statistics, input.shape[-1] if input.dim() else 1, input)
     dense = not class_ids and targets_are_dense(input_name, target_name, input, target)
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -123,7 +126,10 @@ def sigmoid_problem(
     pos_weights = None if pos_weight is None else pos_weight_of(pos_weight, input, input_name, dtype)
     flat_scores = None if scores is None else scores_of(scores, input, input_name, target_name, dense, dtype)
     head = None if dense or reduction == "none" else head_of(input)
+    if isinstance(loss_weight, Tensor):
+        scalar_tensor("loss_weight", loss_weight, input)
 
+    # Last of all that may be refused: counting moves an EMANormalizer.
     divisor = divisor_of(normalizer, reduction, target, classes, ignore_index, dense, input, count)
     if isinstance(normalizer, str) and normalizer == "positives_per_image":
         per_row = per_image_of(target, input, input_name, classes, ignore_index, dense, dtype)

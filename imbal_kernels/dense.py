@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from imbal_kernels import ops
-from imbal_kernels.class_statistics import ClassStatistics, check_statistics
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.dense_arguments import dense_problems, formula_options
 from imbal_kernels.formula import Formula
 from imbal_kernels.normalizer import Normalizer
@@ -86,7 +86,6 @@ def dense_focal_loss(
     problems = dense_problems(
         levels, labels, num_classes, reduction=reduction, weight=weight, pos_weight=pos_weight,
         label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
-        process_group=process_group, scores=scores, count=ops.count_targets, **options,
+        process_group=process_group, scores=scores, count=ops.count_targets, statistics=statistics, **options,
     )  # fmt: skip
-    check_statistics(statistics, num_classes, levels[0])
     return ops.sigmoid_losses(problems, statistics)

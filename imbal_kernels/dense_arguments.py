@@ -26,7 +26,8 @@ from imbal_kernels.checks import (
     check_tensor,
     kind_of,
 )
-from imbal_kernels.factors import pos_weight_of, scores_of, weight_of
+from imbal_kernels.class_statistics import ClassStatistics
+from imbal_kernels.factors import pos_weight_of, scale_of, scores_of, weight_of
 from imbal_kernels.formula import Formula
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, per_image
@@ -79,6 +80,7 @@ def dense_problems(
     process_group: Any,
     scores: Tensor | Sequence[Tensor] | None,
     count: Count,
+    statistics: ClassStatistics | None = None,
     **formula: Any,
 ) -> list[SigmoidProblem]:
     """One problem for each level, whose losses add up to the whole. `formula`: from `formula_options`."""
@@ -97,17 +99,19 @@ def dense_problems(
     _check_factor("weight", weight, shape, levels[0])
     _check_factor("pos_weight", pos_weight, shape, levels[0])
 
-    divisor = divisor_of(normalizer, reduction, whole, num_classes, ignore_index, False, levels[0], count)
-    dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
-    if isinstance(normalizer, str) and normalizer == "positives_per_image":
-        each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
-        weight = each if weight is None else weight.to(dtype) * each
     # What all have in common, from a level without an image: nothing of a level's size is made for it.
     common = sigmoid_problem(
         "levels", "labels", heads[0].view().detach()[:0], ids[0][:0], reduction="sum", weight=None, pos_weight=None,
-        label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=divisor, loss_weight=loss_weight,
-        process_group=None, count=count, class_ids=True, **formula,
+        label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=None, loss_weight=loss_weight,
+        process_group=None, count=count, class_ids=True, statistics=statistics, **formula,
     )  # fmt: skip
+    divisor = divisor_of(normalizer, reduction, whole, num_classes, ignore_index, False, levels[0], count)
+    dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
+    scale, scale_tensor = scale_of(loss_weight, divisor, levels[0], dtype)
+    common = common._replace(scale=scale, scale_tensor=scale_tensor)
+    if isinstance(normalizer, str) and normalizer == "positives_per_image":
+        each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
+        weight = each if weight is None else weight.to(dtype) * each
     each_level = zip(heads, ids, all_scores, _pieces(weight, heads), _pieces(pos_weight, heads), strict=True)
     return [common._replace(**_of_level(dtype, *own)) for own in each_level]
 
@@ -122,10 +126,10 @@ class _Level(NamedTuple):
 
     def head(self) -> Tensor | None:
         """As layout.head_of(self.view()), by a single view: each is a node more in autograd's graph."""
-        if not self.logits.is_contiguous() or self.logits.is_contiguous(memory_format=torch.channels_last):
-            return None
         images, height, width, *channels = self.shape
-        return self.logits.view(images, *channels, height * width)
+        positions = height * width
+        as_rows = positions <= 1 or math.prod(channels) == 1 or images == 0  # what the view is already
+        return None if as_rows or not self.logits.is_contiguous() else self.logits.view(images, *channels, positions)
 
 
 def _of_level(
@@ -144,7 +148,8 @@ def _of_level(
 
 def _levels(levels: Sequence[Tensor], num_classes: int) -> list[_Level]:
     if not isinstance(levels, (list, tuple)) or not levels:
-        raise TypeError(f"levels must be a list of at least one Tensor, got {kind_of(levels)}")
+        got = "none" if isinstance(levels, (list, tuple)) else kind_of(levels)
+        raise TypeError(f"levels must be a list of at least one Tensor, got {got}")
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, torch.SymInt)) or num_classes < 1:
         raise ValueError(f"num_classes must be an int, at least 1, got {num_classes!r}")
     heads = []

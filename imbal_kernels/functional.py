@@ -6,7 +6,7 @@ from torch import Tensor
 
 from imbal_kernels import ops
 from imbal_kernels.arguments import sigmoid_problem
-from imbal_kernels.class_statistics import ClassStatistics, check_statistics
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.softmax_arguments import softmax_problem
 
@@ -78,9 +78,8 @@ def sigmoid_focal_loss(
         "inputs", "targets", inputs, targets, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=ops.count_targets,
-        scores=scores,
+        scores=scores, statistics=statistics,
     )  # fmt: skip
-    check_statistics(statistics, inputs.shape[-1] if inputs.dim() else 1, inputs)
     loss = ops.sigmoid_loss(problem, statistics)
     return loss.reshape(inputs.shape) if problem.elementwise else loss
 

@@ -442,7 +442,8 @@ def test_equals_fcos_of_torchvision(torchvision_detection, device):
 
 LEVEL, IDS, SCORES = torch.zeros(2, 10, 3, 4), torch.full((2, 24), -1), torch.zeros(2, 24)
 BAD = {
-    "no levels": (([], IDS, 5), {}, TypeError, "levels must be a list of at least one Tensor, got list"),
+    "no levels": (([], IDS, 5), {}, TypeError, "levels must be a list of at least one Tensor, got none"),
+    "no int": (([LEVEL], IDS, 5), {"ignore_index": None}, TypeError, "ignore_index must be an int, got NoneType"),
     "a tensor": ((LEVEL, IDS, 5), {}, TypeError, "levels must be a list of at least one Tensor, got Tensor"),
     "channels": (([LEVEL], IDS, 3), {}, ValueError,
                  "levels[0] must have shape (N, A * C, H, W), a multiple of C = 3 channels, got (2, 10, 3, 4)"),
@@ -542,6 +543,35 @@ def test_the_first_bad_label_of_several_levels(classes_first):
     labels[0, 24 + 5] = 66
     with pytest.raises(ValueError, match=r"target 66 at row 5 of levels\[1\] is out of range"):
         ik.dense_focal_loss(levels, labels, 5)
+
+
+@pytest.mark.parametrize("sides, images", [([(8, 8)], 0), ([(8, 8), (0, 4), (1, 1)], 2), ([(3, 0)], 2)], ids=str)
+def test_nothing_in_it(sides, images):
+    """No images, or levels without a position, beside factors of rows."""
+    levels = [torch.randn(images, 12, *side).requires_grad_() for side in sides]
+    count = 3 * sum(h * w for h, w in sides)
+    labels = torch.arange(images * count).reshape(images, count) % 5 - 1
+    for options in (
+        {"normalizer": "positives_per_image"},
+        {"weight": torch.rand(images, count, 1)},
+        {"pos_weight": torch.rand(images, count, 4)},
+        {"scores": torch.rand(images, count)},
+    ):
+        loss, expected = (f.dense_focal_loss(levels, labels, 4, **options) for f in (ik, ik.reference))
+        torch.testing.assert_close(loss, expected)
+        for got, true in zip(gradients(loss, levels), gradients(expected, levels), strict=True):
+            torch.testing.assert_close(got, true)
+
+
+@pytest.mark.parametrize("formula", ["focal", "asymmetric"])
+def test_vmap(formula):
+    levels, labels = torch.randn(3, 2, 12, 4, 4), torch.randint(-1, 5, (3, 2, 48))
+
+    def loss(level, ids):
+        return ik.dense_focal_loss([level], ids, 4, formula=formula)
+
+    each = torch.stack([loss(*one) for one in zip(levels, labels, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(loss)(levels, labels), each)
 
 
 def test_same_bits_for_any_number_of_threads(backend):

@@ -274,6 +274,17 @@ def test_extreme_logits(dtype, kind, gamma, functions, device, exact):
 
 
 @BOTH
+@pytest.mark.parametrize("targets", ["ids", "dense"])
+def test_a_scale_comes_before_the_sum(targets, functions, device):
+    """A sum of a row's losses, each finite, would be infinite."""
+    x = torch.full((2, 4), 2e38, device=device)
+    t = torch.tensor([-1, -1], device=device) if targets == "ids" else torch.zeros(2, 4, device=device)
+    loss = functions.sigmoid_focal_loss(x, t, alpha=-1, gamma=0.0, reduction="sum", normalizer=1e6)
+    torch.testing.assert_close(loss.item(), 1.6e33, rtol=1e-5, atol=0)
+    assert functions.sigmoid_focal_loss(x, t, reduction="sum", loss_weight=0.0) == 0
+
+
+@BOTH
 @pytest.mark.parametrize("gamma", [50.0, 1e10, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_any_exponent(dtype, gamma, functions, device):

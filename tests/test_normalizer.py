@@ -105,6 +105,26 @@ def test_compiles_whole_and_moves(device):
 
 
 X, IDS = torch.zeros(4, 3), torch.tensor([0, 1, -1, -1])
+
+
+@pytest.mark.parametrize("options", [
+    {"label_smoothing": 2.0}, {"alpha": torch.ones(5)}, {"loss_weight": torch.ones(2)}, {"weight": torch.ones(7)},
+    {"statistics": ik.ClassStatistics(9)}, {"ignore_index": 0.5},
+], ids=str)  # fmt: skip
+def test_a_call_that_is_refused_does_not_move_it(options):
+    normalizer = ik.EMANormalizer()
+    for call in (
+        lambda **o: ik.sigmoid_focal_loss(X, IDS, reduction="sum", **o),
+        lambda **o: ik.dense_focal_loss([X.T.reshape(1, 3, 2, 2)], IDS[None], 3, **o),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            call(normalizer=normalizer, **options)
+        assert normalizer.value == 100
+        call(normalizer=normalizer)
+        assert normalizer.value != 100
+        normalizer.value.fill_(100)
+
+
 BAD = [
     (lambda: ik.EMANormalizer(1.5), ValueError, "momentum must be in [0, 1], got 1.5"),
     (lambda: ik.EMANormalizer("0.9"), TypeError, "momentum must be a number, got str"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from imbal_kernels.arguments import sigmoid_problem
-from imbal_kernels.class_statistics import ClassStatistics, check_statistics
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.dense_arguments import formula_options
 from imbal_kernels.formula import Formula
 from imbal_kernels.normalizer import Normalizer
@@ -46,9 +46,9 @@ def dense_focal_loss(
     problem = sigmoid_problem(
         "levels", "labels", torch.cat(flat, 1), ids, reduction=reduction, weight=weight, pos_weight=pos_weight,
         label_smoothing=label_smoothing, ignore_index=ignore_index, normalizer=normalizer, loss_weight=loss_weight,
-        process_group=process_group, count=count_targets, scores=flat_scores, class_ids=True, **options,
+        process_group=process_group, count=count_targets, scores=flat_scores, class_ids=True, statistics=statistics,
+        **options,
     )  # fmt: skip
-    check_statistics(statistics, num_classes, levels[0])
     if statistics is not None:
         statistics.add(sums_by_class(problem))
     return sigmoid_loss(problem)

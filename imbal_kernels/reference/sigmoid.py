@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from imbal_kernels import formula
 from imbal_kernels.arguments import SigmoidProblem, sigmoid_problem
-from imbal_kernels.class_statistics import ClassStatistics, check_statistics
+from imbal_kernels.class_statistics import ClassStatistics
 from imbal_kernels.normalizer import Normalizer
 from imbal_kernels.targets import holds_object, is_ignored, out_of_range
 
@@ -42,10 +42,11 @@ def sigmoid_loss(problem: SigmoidProblem) -> Tensor:
     for factor in (problem.weight, problem.scale_tensor):
         if factor is not None:
             loss = weigh(factor, loss)
+    if problem.scale != 1:
+        loss = loss * problem.scale  # before a sum, which could be infinite
     if not problem.elementwise and not problem.dense:
         loss = loss.sum(1, keepdim=True)  # what follows is the same for a row
-    scale = torch.where(bad, torch.nan, 1.0).to(wide) * problem.scale  # NaN as a factor: so is the gradient
-    loss = torch.where(ignored, 0.0, loss * scale)
+    loss = torch.where(ignored, 0.0, loss * torch.where(bad, torch.nan, 1.0).to(wide))  # a factor: for the gradient too
     if problem.elementwise:
         return loss if problem.fp32_loss else loss.to(problem.input.dtype)
     total = loss.sum()
@@ -226,9 +227,8 @@ def sigmoid_focal_loss(
         "inputs", "targets", inputs, targets, alpha=alpha, gamma=gamma, reduction=reduction, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
         normalizer=normalizer, loss_weight=loss_weight, process_group=process_group, count=count_targets,
-        scores=scores,
+        scores=scores, statistics=statistics,
     )  # fmt: skip
-    check_statistics(statistics, inputs.shape[-1] if inputs.dim() else 1, inputs)
     if statistics is not None:
         statistics.add(sums_by_class(problem))
     loss = sigmoid_loss(problem)
