@@ -113,7 +113,7 @@ def sigmoid_problem(
     classes = max(input.shape[-1], 1) if input.dim() else 1  # an empty 1-d input has none
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     exponent, least = FORMULAS.get(formula, ("gamma", 0.0))
-    check_options(gamma, label_smoothing, ignore_index, loss_weight, exponent, least)
+    check_options(gamma, label_smoothing, ignore_index, loss_weight, input, exponent, least)
     check_exponent("gamma_pos", gamma_pos)
     check_number("clip", clip, 0.0, 1.0)
 
@@ -126,15 +126,13 @@ def sigmoid_problem(
     pos_weights = None if pos_weight is None else pos_weight_of(pos_weight, input, input_name, dtype)
     flat_scores = None if scores is None else scores_of(scores, input, input_name, target_name, dense, dtype)
     head = None if dense or reduction == "none" else head_of(input)
-    if isinstance(loss_weight, Tensor):
-        scalar_tensor("loss_weight", loss_weight, input)
 
     # Last of all that may be refused: counting moves an EMANormalizer.
     divisor = divisor_of(normalizer, reduction, target, classes, ignore_index, dense, input, count)
     if isinstance(normalizer, str) and normalizer == "positives_per_image":
         per_row = per_image_of(target, input, input_name, classes, ignore_index, dense, dtype)
         weights = per_row if weights is None else (weights * per_row).contiguous()
-    scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
+    scale, scale_tensor = scale_of(loss_weight, divisor, dtype)
     return SigmoidProblem(
         **in_memory_order(input, head, target, weights, pos_weights, flat_scores),
         alpha_per_class=alphas,
@@ -165,11 +163,11 @@ def in_memory_order(
             "pos_weight": rows_by_anchor(pos_weight, head),
             "scores": None if scores is None else by_anchor(scores, head).flatten(),
         }
-    rows = input if input.dim() == 2 else input.reshape(-1, max(input.shape[-1], 1) if input.dim() else 1)
-    flat = target
-    if rows is not input:
-        flat = target.reshape(rows.shape if target.dim() == input.dim() else rows.shape[:1])
-    rows, flat = rows.contiguous(), flat.contiguous()
+    if input.dim() != 2:  # a view of what is 2-d would be a node more in autograd's graph
+        dense = target.dim() == input.dim()
+        input = input.reshape(-1, max(input.shape[-1], 1) if input.dim() else 1)
+        target = target.reshape(input.shape if dense else input.shape[:1])
+    rows, flat = input.contiguous(), target.contiguous()
     return {"input": rows, "target": flat, "weight": weight, "pos_weight": pos_weight, "scores": scores}
 
 

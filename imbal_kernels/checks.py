@@ -79,17 +79,20 @@ def check_options(
     label_smoothing: float,
     ignore_index: int,
     loss_weight: float | Tensor,
+    input: Tensor,
     exponent: str = "gamma",
     least: float = 0.0,
 ) -> None:
-    """The numbers that every family takes; the exponent by the name that its loss gives it."""
+    """The numbers that every family takes, loss_weight also as a tensor; the exponent by the name its loss gives it."""
     check_exponent(exponent, gamma, least)
     check_number("label_smoothing", label_smoothing, 0.0, 1.0)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {kind_of(ignore_index)}")
     if not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"ignore_index must fit int64, got {ignore_index}")
-    if not isinstance(loss_weight, Tensor):
+    if isinstance(loss_weight, Tensor):
+        scalar_tensor("loss_weight", loss_weight, input)
+    else:
         check_number("loss_weight", loss_weight, -math.inf, math.inf)
 
 

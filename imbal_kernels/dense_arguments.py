@@ -107,13 +107,14 @@ def dense_problems(
     )  # fmt: skip
     divisor = divisor_of(normalizer, reduction, whole, num_classes, ignore_index, False, levels[0], count)
     dtype = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
-    scale, scale_tensor = scale_of(loss_weight, divisor, levels[0], dtype)
-    common = common._replace(scale=scale, scale_tensor=scale_tensor)
+    scale, scale_tensor = scale_of(loss_weight, divisor, dtype)
     if isinstance(normalizer, str) and normalizer == "positives_per_image":
         each = per_image(holds_object(whole, num_classes, ignore_index, False), dtype)[:, None, None]
         weight = each if weight is None else weight.to(dtype) * each
     each_level = zip(heads, ids, all_scores, _pieces(weight, heads), _pieces(pos_weight, heads), strict=True)
-    return [common._replace(**_of_level(dtype, *own)) for own in each_level]
+    return [
+        common._replace(scale=scale, scale_tensor=scale_tensor, **_of_level(dtype, *own)) for own in each_level
+    ]
 
 
 class _Level(NamedTuple):

@@ -14,7 +14,6 @@ from imbal_kernels.checks import (
     check_optional_tensor,
     check_same_device,
     kind_of,
-    scalar_tensor,
 )
 from imbal_kernels.targets import holds_object, per_image
 
@@ -101,11 +100,11 @@ def per_image_of(
 
 
 def scale_of(
-    loss_weight: float | Tensor, divisor: float | Tensor, input: Tensor, dtype: torch.dtype
+    loss_weight: float | Tensor, divisor: float | Tensor, dtype: torch.dtype
 ) -> tuple[float, Tensor | None]:
     """loss_weight / divisor as a number and, where either is a tensor, a 0-d tensor."""
     if isinstance(loss_weight, Tensor):
-        numerator = scalar_tensor("loss_weight", loss_weight, input).to(dtype)
+        numerator = loss_weight.to(dtype)
         if isinstance(divisor, Tensor):
             return 1.0, numerator / divisor.to(dtype)
         return 1.0 / divisor, numerator

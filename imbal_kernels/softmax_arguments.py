@@ -72,7 +72,7 @@ def softmax_problem(
         raise ValueError(f"input must have at most {MOST_CLASSES} classes, got {classes}")
     probabilities = _targets_are_probabilities(input, target)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    checks.check_options(gamma, label_smoothing, ignore_index, loss_weight)
+    checks.check_options(gamma, label_smoothing, ignore_index, loss_weight, input)
     if probabilities and ignore_index >= 0:
         raise ValueError("ignore_index is not supported for floating point target")
     weight = per_class("weight", weight, input, classes, dtype)
@@ -82,7 +82,7 @@ def softmax_problem(
     divisor = softmax_divisor(
         normalizer, reduction, flat, weight, classes, ignore_index, probabilities, input, sum_weights
     )
-    scale, scale_tensor = scale_of(loss_weight, divisor, input, dtype)
+    scale, scale_tensor = scale_of(loss_weight, divisor, dtype)
     return SoftmaxProblem(
         input=rows.contiguous(),
         target=flat,

@@ -81,13 +81,3 @@ inline void write(Type type, const A* in, int64_t begin, int64_t n, void* data) 
     for (int64_t i = 0; i < n; ++i) p[i] = narrow(in[i]);
   }
 }
-
-inline int64_t read_integer(Type type, const void* data, int64_t i) {
-  switch (type) {
-    case Type::kI64: return ((const int64_t*)data)[i];
-    case Type::kI32: return ((const int32_t*)data)[i];
-    case Type::kI16: return ((const int16_t*)data)[i];
-    case Type::kI8: return ((const int8_t*)data)[i];
-    default: return ((const uint8_t*)data)[i];
-  }
-}

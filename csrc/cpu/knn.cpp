@@ -181,7 +181,7 @@ class Search {
 
   // Each block meets itself, then the others one by one, in the rounds of a tournament. A block keeps to the order of
   // its rounds, but no round waits for all of the one before: tasks start in order and wait for two blocks at most.
-  // They sleep meanwhile: a thread that asked the scheduler to go on with another could be the one it goes on with.
+  // They sleep meanwhile, where a loop of yields would rely on the scheduler to choose the thread that is waited for.
   void scan_itself(const Packed& points, const Shortlists& lists) const {
     const int64_t n = points.count, blocks = (n + kBlockRows - 1) / kBlockRows, players = up(blocks, 2);
     const int64_t others = players - 1, pairs = players / 2;

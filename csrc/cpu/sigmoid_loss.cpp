@@ -53,7 +53,7 @@ Shape shape_of(const Tensor& t) {
   return shape;
 }
 
-int64_t chunks_of(int64_t n) { return (n + kChunk - 1) / kChunk; }
+int64_t chunks_of(const SigmoidLoss& s) { return (s.rows * s.classes + kChunk - 1) / kChunk; }
 
 // A thread's share, in chunks, below which starting one costs more than it saves.
 constexpr int64_t kGrain = 4;
@@ -80,10 +80,10 @@ using BadRows = std::vector<FirstRow>;
 void run(const std::vector<SigmoidLoss>& levels, BadRows& bad) {
   const ChunkFunction f = current_backend()->sigmoid_loss;
   int64_t total = 0;
-  for (const SigmoidLoss& s : levels) total += chunks_of(s.rows * s.classes);
+  for (const SigmoidLoss& s : levels) total += chunks_of(s);
   torch::stable::parallel_for(0, total, kGrain, [&](int64_t first, int64_t last) {
     for (size_t i = 0; i < levels.size() && last > 0; ++i) {
-      const int64_t chunks = chunks_of(levels[i].rows * levels[i].classes);
+      const int64_t chunks = chunks_of(levels[i]);
       if (first < chunks) bad[i].note(f(levels[i], std::max<int64_t>(first, 0), std::min(last, chunks)));
       first -= chunks;
       last -= chunks;
@@ -97,7 +97,7 @@ void run_by_class(const std::vector<SigmoidLoss>& levels, double* sums, BadRows&
   const ChunkFunction f = current_backend()->sigmoid_loss;
   for (size_t l = 0; l < levels.size(); ++l) {
     const SigmoidLoss& s = levels[l];
-    const int64_t chunks = chunks_of(s.rows * s.classes), size = kSums * s.classes;
+    const int64_t chunks = chunks_of(s), size = kSums * s.classes;
     const int64_t slices = std::min(chunks, std::clamp<int64_t>(s.rows / 64, 1, 64));
     std::vector<double> partial(slices * size);
     torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
@@ -112,8 +112,8 @@ void run_by_class(const std::vector<SigmoidLoss>& levels, double* sums, BadRows&
   }
 }
 
-// The loss of all levels, the gradient of each if it is wanted, their sums by class, and the level and the row of the first bad target
-// (or -1). A list of tensors that the levels do not have is empty.
+// The loss of all levels, the gradient of each if it is wanted, their sums by class, and the level and the row of the
+// first bad target (or -1). A list of tensors that the levels do not have is empty.
 std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
     std::vector<Tensor> inputs, std::vector<Tensor> targets, std::vector<Tensor> weights,
     std::vector<Tensor> pos_weights, OptionalTensor alpha_per_class, OptionalTensor scale_tensor,
@@ -179,7 +179,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
     if (want_grad) grads.push_back(new_large(x, shape_of(x), x.scalar_type()));
     s.grad = want_grad ? grads[i].mutable_data_ptr() : nullptr;
     s.past_caches = too_large_to_cache(x) && aligned(s.grad) && aligned(s.loss);
-    chunks += chunks_of(s.rows * s.classes);
+    chunks += chunks_of(s);
     levels.push_back(s);
   }
   std::vector<double> partial_sums(loss_mode == 2 ? chunks : 0);
@@ -187,7 +187,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
     double* next = partial_sums.data();
     for (SigmoidLoss& s : levels) {
       s.partial_sums = next;
-      next += chunks_of(s.rows * s.classes);
+      next += chunks_of(s);
     }
   }
 

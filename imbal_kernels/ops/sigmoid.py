@@ -92,13 +92,13 @@ def _rescale_fake(grads: list[Tensor], upstream: Tensor) -> None:
 @torch.library.impl("imbal_kernels::sigmoid_loss", "CPU", lib=backends.library)
 def _sigmoid_loss_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     loss, grads, _ = _run_cpu(*_one_level(input, target, *args), fp32_loss=args[12])
-    return loss, grads[0] if grads else input.new_empty(0)
+    return loss, _only(grads, input)
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_by_class", "CPU", lib=backends.library)
 def _by_class_cpu(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     loss, grads, sums = _run_cpu(*_one_level(input, target, *args), fp32_loss=args[12], by_class=True)
-    return loss, grads[0] if grads else input.new_empty(0), sums
+    return loss, _only(grads, input), sums
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CPU", lib=backends.library)
@@ -131,7 +131,7 @@ def _sigmoid_loss_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tenso
     if input.dim() == 2:
         return kernels.sigmoid_loss(input, target, *args)
     loss, grads, _ = kernels.sigmoid_loss_levels(*_one_level(input, target, *args))
-    return loss, grads[0] if grads else input.new_empty(0)
+    return loss, _only(grads, input)
 
 
 def _one_level(
@@ -146,6 +146,11 @@ def _one_level(
         *lists[:4], alpha_per_class, scale_tensor, upstream, alpha, gamma, label_smoothing, scale, ignore_index,
         loss_mode, want_grad, lists[4], formula, gamma_pos, clip,
     )  # fmt: skip
+
+
+def _only(grads: list[Tensor], input: Tensor) -> Tensor:
+    """The gradient of one level as sigmoid_loss returns it: empty where none was wanted."""
+    return grads[0] if grads else input.new_empty(0)
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels", "CUDA", lib=backends.library)
@@ -163,7 +168,7 @@ def _by_class_cuda(input: Tensor, target: Tensor, *args: Any) -> tuple[Tensor, T
     if target.dim() == input.dim() or args[10] == ELEMENTWISE:
         return *_ops.sigmoid_loss(input, target, *args), sums_from_elements(input, target, *args)
     loss, grads, sums = kernels.sigmoid_loss_levels(*(*_one_level(input, target, *args), True))
-    return loss, grads[0] if grads else input.new_empty(0), sums
+    return loss, _only(grads, input), sums
 
 
 @torch.library.impl("imbal_kernels::sigmoid_loss_levels_by_class", "CUDA", lib=backends.library)
