@@ -45,6 +45,22 @@ def backend(request):
     select(before)
 
 
+@pytest.fixture
+def on_threads():
+    """on_threads(numbers, make): what make returns with each of these numbers of threads."""
+    before = torch.get_num_threads()
+
+    def each(numbers, make):
+        results = []
+        for number in numbers:
+            torch.set_num_threads(number)
+            results.append(make())
+        return results
+
+    yield each
+    torch.set_num_threads(before)
+
+
 class Exact(NamedTuple):
     """Loss and gradient of each element in fp64; `terms` sums the magnitudes of the gradient's terms."""
 

@@ -112,18 +112,15 @@ def test_a_heads_levels_add_up(format, formula, backend):
     assert statistics.positives.tolist() == [int((labels == c).sum()) for c in range(CLASSES)]
 
 
-def test_same_bits_for_any_number_of_threads(backend):
+def test_same_bits_for_any_number_of_threads(backend, on_threads):
     x, ids = problem(backend, rows=40_009)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            statistics = ik.ClassStatistics(CLASSES).to(backend)
-            ik.sigmoid_focal_loss(x, ids, ignore_index=-2, reduction="sum", statistics=statistics)
-            results.append(statistics.sums)
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(*results)
+
+    def sums():
+        statistics = ik.ClassStatistics(CLASSES).to(backend)
+        ik.sigmoid_focal_loss(x, ids, ignore_index=-2, reduction="sum", statistics=statistics)
+        return statistics.sums
+
+    assert torch.equal(*on_threads((1, 2), sums))
 
 
 def test_balances_gradients_as_equalization_loss_does(device):

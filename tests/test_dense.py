@@ -574,20 +574,18 @@ def test_vmap(formula):
     torch.testing.assert_close(torch.func.vmap(loss)(levels, labels), each)
 
 
-def test_same_bits_for_any_number_of_threads(backend):
+def test_same_bits_for_any_number_of_threads(backend, on_threads):
     """Threads share out the chunks of all levels: a share may span several, and some have nothing in them."""
     generator = torch.Generator().manual_seed(0)
     sides = [(40, 41), (0, 7), (9, 9), (3, 3), (1, 1), (20, 30), (5, 0)]
     levels = [torch.randn(2, 3 * 16, *side, generator=generator).requires_grad_() for side in sides]
     labels = torch.randint(-1, 200, (2, 3 * sum(h * w for h, w in sides)), generator=generator).clamp(max=16)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 7):
-            torch.set_num_threads(threads)
-            loss = ik.dense_focal_loss(levels, labels, 16)
-            results.append((loss, *torch.autograd.grad(loss, levels)))
-    finally:
-        torch.set_num_threads(before)
+
+    def loss_and_gradients():
+        loss = ik.dense_focal_loss(levels, labels, 16)
+        return loss, *torch.autograd.grad(loss, levels)
+
+    results = on_threads((1, 2, 7), loss_and_gradients)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
 

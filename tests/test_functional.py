@@ -367,21 +367,15 @@ def test_every_small_shape(device, exact, assert_within, bound):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("targets", ["ids", "dense", "soft"])
-def test_same_bits_for_any_number_of_threads(targets, dtype, device):
+def test_same_bits_for_any_number_of_threads(targets, dtype, device, on_threads):
     x = logits((50_021, 7), device, dtype)
     t = {
         "ids": torch.randint(-1, 8, (50_021,)),
         "dense": torch.randint(0, 2, (50_021, 7)).float(),
         "soft": torch.rand(50_021, 7),
     }[targets].to(device)
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 2, 3, 1):
-            torch.set_num_threads(threads)
-            results.append(run(x, t, reduction="mean", weight=torch.full((50_021, 1), 0.7, device=device)))
-    finally:
-        torch.set_num_threads(before)
+    weight = torch.full((50_021, 1), 0.7, device=device)
+    results = on_threads((1, 2, 2, 3, 1), lambda: run(x, t, reduction="mean", weight=weight))
     for loss, grad in results[1:]:
         assert torch.equal(loss, results[0][0]) and torch.equal(grad, results[0][1])
 

@@ -159,17 +159,15 @@ def test_one_object_among_background(dtype, loss_of, instruction_set):
             torch.testing.assert_close(loss_of(x, none, ignore_index=value), expected)
 
 
-def test_same_bits_for_any_number_of_threads(instruction_set):
+def test_same_bits_for_any_number_of_threads(instruction_set, on_threads):
     x = torch.randn(40_009, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ids = torch.arange(40_009) % 6
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            loss = ik.sigmoid_focal_loss(x, ids, reduction="mean")
-            results.append((loss, *torch.autograd.grad(loss, x)))
-    finally:
-        torch.set_num_threads(before)
+
+    def loss_and_gradient():
+        loss = ik.sigmoid_focal_loss(x, ids, reduction="mean")
+        return loss, *torch.autograd.grad(loss, x)
+
+    results = on_threads((1, 2), loss_and_gradient)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

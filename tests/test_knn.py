@@ -240,16 +240,14 @@ def test_equal_rows_are_neighbours():
 
 
 @pytest.mark.parametrize("name", ["normal", "small integers", "clusters 1000 apart", "clusters 100 apart"])
-def test_same_bits_for_any_number_of_threads(name, instruction_set):
+def test_same_bits_for_any_number_of_threads(name, instruction_set, on_threads):
     x = DATA[name].repeat(4, 1) + normal(4 * len(DATA[name]), DATA[name].shape[1], seed=3) * 0.1
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 7):  # and more than there are cores
-            torch.set_num_threads(threads)
-            indices, distances, counts = ik.knn(x, 5, return_counts=True)
-            results.append((indices, distances, *counts))
-    finally:
-        torch.set_num_threads(before)
+
+    def neighbors():
+        indices, distances, counts = ik.knn(x, 5, return_counts=True)
+        return indices, distances, *counts
+
+    results = on_threads((1, 2, 7), neighbors)  # and more than there are cores
     assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True))
 
 

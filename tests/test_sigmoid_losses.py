@@ -255,19 +255,13 @@ def test_empty_and_nothing_counted(name, functions, device):
 
 
 @pytest.mark.parametrize("name, targets", NAMES_AND_TARGETS)
-def test_same_bits_for_any_number_of_threads(name, targets, device):
+def test_same_bits_for_any_number_of_threads(name, targets, device, on_threads):
     x = logits((20_021, 7), device)
     ids = torch.arange(20_021, device=device) % 9 - 1
     scores = torch.rand(20_021, generator=seeded()).to(device)
     t = torch.rand(20_021, 7, generator=seeded()).to(device) if targets == "dense" else ids
     options = {"scores": scores} if targets == "scores" else {}
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(run(name, x, t, reduction="mean", **options))
-    finally:
-        torch.set_num_threads(before)
+    results = on_threads((1, 2, 3), lambda: run(name, x, t, reduction="mean", **options))
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
