@@ -2,23 +2,35 @@
 //
 // Included inside `namespace IMBAL_ISA`, after convert.h.
 
+// Elements of a block of which nothing but logits and class ids is read, and those in place. More than 256 vectors added
+// up in fp32 would round off more.
+template <class A>
+constexpr int64_t kLongBlock = std::clamp<int64_t>(256 * Simd<A>::W, kBlock, kChunk);
+
+// Vectors first to last - 1 of a block.
+struct Span {
+  int64_t first, last;
+};
+
 // What a block of targets holds; the cheapest formula that fits is chosen per block.
 enum Kind : uint8_t { kBackground, kHard, kSoft };
 struct Targets {
   Kind kind;
-  int64_t first, last;  // all elements outside are background
+  int64_t spans;  // in Buffers; all vectors outside are background
 };
 
 template <class A>
 struct Buffers {
-  alignas(64) A x[kBlock], t[kBlock], factor[kBlock], pos_weight[kBlock], upstream[kBlock];
+  static constexpr int W = Simd<A>::W;
+  alignas(64) A x[kBlock], t[kLongBlock<A>], factor[kBlock], pos_weight[kBlock], upstream[kBlock];
   alignas(64) A loss[kBlock], grad[kBlock];
+  Span spans[kLongBlock<A> / W / 2 + 1];  // in order, a vector or more apart
 
   // By vectors. Without the empty asm compilers make a memset of the loop, and of one of this size an instruction
   // (rep stos) that takes several times as long.
-  void clear_targets() {
-    for (int64_t i = 0; i < kBlock; i += Simd<A>::W) {
-      store(t + i, Vec<A>{});
+  void clear_targets(Span s) {
+    for (int64_t v = s.first; v < s.last; ++v) {
+      store(t + v * W, Vec<A>{});
       asm("" ::: "memory");
     }
   }
@@ -38,12 +50,14 @@ struct Place {
         offset(begin % length),
         lines_on(kBlock / length),
         offset_on(kBlock % length) {}
-  void advance() {
-    line += lines_on;
-    offset += offset_on;
-    if (offset >= length) {
-      offset -= length;
-      ++line;
+  void advance(int64_t block) {
+    for (int64_t i = 0; i < block; i += kBlock) {
+      line += lines_on;
+      offset += offset_on;
+      if (offset >= length) {
+        offset -= length;
+        ++line;
+      }
     }
   }
 };
@@ -67,18 +81,25 @@ inline void for_each_piece(Place at, int64_t n, F f) {
   }
 }
 
-// Writes targets where a block holds anything but background, and keeps up where that is.
+// Writes targets where a block holds anything but background, in the order of its elements, and keeps up which vectors
+// those are: all of them, where all targets of the block are read.
 template <class A>
 struct Fill {
   Buffers<A>& b;
-  Targets targets{kBackground, kBlock, 0};
+  const int64_t all;  // the block's vectors; 0: only those written to are read
+  int64_t spans = 0;
 
+  void cover(Span s) {
+    if (spans == 0 || s.first > b.spans[spans - 1].last) b.spans[spans++] = {s.first, s.first};
+    Span& own = b.spans[spans - 1];
+    if (s.last <= own.last) return;
+    b.clear_targets({own.last, s.last});
+    own.last = s.last;
+  }
   void operator()(int64_t first, int64_t last, A value) {
-    if (targets.kind == kBackground) b.clear_targets();
-    targets.kind = kHard;
+    constexpr int W = Simd<A>::W;
+    cover(all ? Span{0, all} : Span{first / W, (last + W - 1) / W});
     for (int64_t i = first; i < last; ++i) b.t[i] = value;
-    if (first < targets.first) targets.first = first;
-    if (last > targets.last) targets.last = last;
   }
 };
 
@@ -192,20 +213,22 @@ void decode_lines(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int
   else decode_rows<A, I>(s, fill, at, n, bad);
 }
 
-// Class ids: targets are written only where the block holds a positive or an ignored element.
+// Class ids: targets are written only where the block holds a positive or an ignored element. all_read: if any, then
+// everywhere.
 template <class A>
-Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, int64_t& bad) {
-  Fill<A> fill{b};
+Targets decode_ids(
+    const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, bool all_read, int64_t& bad) {
+  constexpr int W = Simd<A>::W;
+  const int64_t vectors = (n + W - 1) / W;
+  Fill<A> fill{b, all_read ? vectors : 0};
   if (s.target_type == Type::kI64) decode_lines<A, int64_t>(s, busy, fill, at, n, bad);
   else if (s.target_type == Type::kI32) decode_lines<A, int32_t>(s, busy, fill, at, n, bad);
   else if (s.target_type == Type::kI16) decode_lines<A, int16_t>(s, busy, fill, at, n, bad);
   else if (s.target_type == Type::kI8) decode_lines<A, int8_t>(s, busy, fill, at, n, bad);
   else decode_lines<A, uint8_t>(s, busy, fill, at, n, bad);
-  if (n % Simd<A>::W != 0) fill(n, (n / Simd<A>::W + 1) * Simd<A>::W, kIgnored);
-  if (s.scores && fill.targets.kind == kHard) fill.targets.kind = kSoft;
-  if (s.smoothing == 0) return fill.targets;
-  if (fill.targets.kind == kBackground) b.clear_targets();
-  return {kSoft, 0, n};
+  if (n % W != 0) fill(n, vectors * W, kIgnored);
+  if (s.smoothing != 0) fill.cover({0, vectors});
+  return {!fill.spans ? kBackground : s.smoothing != 0 || s.scores ? kSoft : kHard, fill.spans};
 }
 
 // Whether all bytes are 0, which every type of a target reads as 0.
@@ -229,7 +252,7 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   constexpr int W = Simd<A>::W;
   if (s.smoothing == 0 && s.ignore_index != 0 && n == kBlock &&
       all_zero((const char*)s.target + begin * size_of(s.target_type), n * size_of(s.target_type)))
-    return {kBackground, 0, 0};
+    return {kBackground, 0};
   read(s.target_type, s.target, begin, n, b.t);
   for (int64_t i = n; i % W != 0; ++i) b.t[i] = A(s.ignore_index);
   const V zero = {}, one = zero + A(1), ignored = zero + A(s.ignore_index), mark = zero + A(kIgnored);
@@ -246,7 +269,8 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
     for (int64_t i = 0; bad < 0; ++i)
       if ((b.t[i] < 0 || b.t[i] > 1) && b.t[i] != A(s.ignore_index)) bad = begin + i;
   }
-  return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, 0, n};
+  b.spans[0] = {0, (n + W - 1) / W};
+  return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, 1};
 }
 
 // Calls f(i, factor) for the elements of every piece.
@@ -271,7 +295,7 @@ template <class A>
 void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
   for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
   if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
-  if (kind == kBackground) b.clear_targets();
+  if (kind == kBackground) b.clear_targets({0, (n + Simd<A>::W - 1) / Simd<A>::W});
   auto alpha_t = [](A a, A t) { return a < 0 ? A(1) : a * t + (A(1) - a) * (A(1) - t); };
   if (s.alphas.data) {
     apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, b.t[i]); });

@@ -2,6 +2,7 @@
 // included after that is compiled for that target alone and stays in a namespace of its own.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <utility>

@@ -50,11 +50,11 @@ constexpr int kGroup = 16;
 
 // Whether every logit of a group is in [-87, -1], where the exponential needs no limits and the softplus no cases. Bits
 // of negative numbers grow with their size, those of a NaN and of an infinity beyond all others.
-inline bool confident(const float* x) {
+inline bool confident(const float* x, int64_t vectors) {
   typedef uint32_t Bits __attribute__((vector_size(IMBAL_BYTES)));
   constexpr uint32_t least = 0xbf800000, most = 0xc2ae0000;
   Bits top = {};
-  for (int64_t v = 0; v < kGroup; ++v) {
+  for (int64_t v = 0; v < vectors; ++v) {
     const Bits above = (Bits)load(x + v * Simd<float>::W) - least;
     top = above > top ? above : top;
   }
@@ -81,15 +81,16 @@ Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int6
     run = V{};
     if constexpr (F::kConfident) {
       // Unrolled: beside another thread on its core this one is given half of what is decoded in a cycle.
-      if (next - first == kGroup && confident(o.x + first * W)) {
-        V e[kGroup];
+      const int64_t count = next - first;
+      if (confident(o.x + first * W, count)) {
+        V e[kGroup], r[kGroup];
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < kGroup; ++i) e[i] = exp_within(logit(first + i));
+        for (int64_t i = 0; i < count; ++i) e[i] = exp_within(logit(first + i));
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < kGroup; ++i) {
-          const V r = reciprocal(A(1) + e[i]);
-          take(first + i, formula.template background<true>({load(o.x + (first + i) * W), e[i], r}));
-        }
+        for (int64_t i = 0; i < count; ++i) r[i] = reciprocal(A(1) + e[i]);
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < count; ++i)
+          take(first + i, formula.template background<true>({load(o.x + (first + i) * W), e[i], r[i]}));
         continue;
       }
     }
@@ -139,16 +140,27 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
 }
 
 template <class F, class A = typename F::A>
-Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const Operands<A>& o, int64_t vectors) {
-  auto some = [&](int64_t first, int64_t last) {
-    if (targets.kind == kSoft || !F::kMirrors) return anything<true>(formula, k, o, first, last);
-    return anything<false>(formula, k, o, first, last);
+Vec<A> run_block(
+    const F& formula, const Scalars<A>& k, Targets targets, const Span* spans, const Operands<A>& o, int64_t vectors) {
+  constexpr int64_t most = kBlock / Simd<A>::W;
+  Vec<A> sum = {};
+  auto some = [&](Span s) {
+    for (int64_t next; s.first < s.last; s.first = next) {
+      next = s.first + most < s.last ? s.first + most : s.last;
+      if (targets.kind == kSoft || !F::kMirrors) sum += anything<true>(formula, k, o, s.first, next);
+      else sum += anything<false>(formula, k, o, s.first, next);
+    }
   };
-  if (o.factor || o.upstream || o.loss) return some(0, vectors);
-  if (targets.kind == kBackground) return background(formula, k, o, 0, vectors);
-  constexpr int W = Simd<A>::W;
-  const int64_t first = targets.first / W, last = (targets.last + W - 1) / W;
-  return background(formula, k, o, 0, first) + some(first, last) + background(formula, k, o, last, vectors);
+  if (o.factor || o.upstream || o.loss) {
+    some({0, vectors});
+    return sum;
+  }
+  int64_t done = 0;
+  for (int64_t i = 0; i < targets.spans; done = spans[i++].last) {
+    sum += background(formula, k, o, done, spans[i].first);
+    some(spans[i]);
+  }
+  return sum + background(formula, k, o, done, vectors);
 }
 
 // A block's sums of the elements of one class.
@@ -201,13 +213,17 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   const F formula(s);
   const Scalars<A> k(s);
   const int64_t total = s.rows * s.classes, end = last * kChunk < total ? last * kChunk : total;
+  const bool all_read = s.smoothing != 0 || s.weight.data || s.alphas.data || s.upstream || s.loss || s.by_class;
+  const bool can_be_long = s.class_ids && s.dtype == own && !s.pos_weights.data && !all_read;
   int64_t bad = -1;
   Busy busy;
   Sum sum;
   Place at(s, first * kChunk);
-  for (int64_t begin = first * kChunk; begin < end; begin += kBlock, at.advance()) {
-    const int64_t n = end - begin < kBlock ? end - begin : kBlock;
-    const Targets targets = s.class_ids ? decode_ids(s, busy, b, at, n, bad) : decode_values(s, b, begin, n, bad);
+  for (int64_t begin = first * kChunk, block; begin < end; begin += block, at.advance(block)) {
+    block = can_be_long && end - begin >= kLongBlock<A> ? kLongBlock<A> : kBlock;
+    const int64_t n = end - begin < block ? end - begin : block;
+    const Targets targets =
+        s.class_ids ? decode_ids(s, busy, b, at, n, all_read, bad) : decode_values(s, b, begin, n, bad);
     // Whole vectors of the compute type are read and written in place, all else by way of L1.
     const bool in_place = s.dtype == own && n % W == 0, grad_in_place = in_place && !s.by_class;
     const bool loss_in_place = grad_in_place && s.loss_type == own;
@@ -224,11 +240,11 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     o.loss = !s.loss && !s.by_class ? nullptr : loss_in_place ? (A*)s.loss + begin : b.loss;
     o.grad = !s.grad && !s.by_class ? nullptr : grad_in_place ? (A*)s.grad + begin : b.grad;
     o.past_caches = s.past_caches && grad_in_place && (!s.loss || loss_in_place);
-    sum.add(run_block(formula, k, targets, o, (n + W - 1) / W));
+    sum.add(run_block(formula, k, targets, b.spans, o, (n + W - 1) / W));
     if (s.by_class) add_by_class(s, o, at, n);
     if (s.loss && !loss_in_place) write(s.loss_type, b.loss, begin, n, s.loss);
     if (s.grad && !grad_in_place) write(s.dtype, b.grad, begin, n, s.grad);
-    if (begin % kChunk == kChunk - kBlock || begin + n == end) {
+    if ((begin + n) % kChunk == 0 || begin + n == end) {
       if (s.partial_sums) s.partial_sums[begin / kChunk] = sum.total();
       sum = {};
     }
