@@ -7,6 +7,9 @@
 template <class A>
 constexpr int64_t kLongBlock = std::clamp<int64_t>(256 * Simd<A>::W, kBlock, kChunk);
 
+// A span costs about as much as background does in so many vectors: what is closer to the one before belongs to it.
+constexpr int64_t kApart = 16;
+
 // Vectors first to last - 1 of a block.
 struct Span {
   int64_t first, last;
@@ -24,7 +27,7 @@ struct Buffers {
   static constexpr int W = Simd<A>::W;
   alignas(64) A x[kBlock], t[kLongBlock<A>], factor[kBlock], pos_weight[kBlock], upstream[kBlock];
   alignas(64) A loss[kBlock], grad[kBlock];
-  Span spans[kLongBlock<A> / W / 2 + 1];  // in order, a vector or more apart
+  Span spans[kLongBlock<A> / W / kApart + 1];  // in order
 
   // By vectors. Without the empty asm compilers make a memset of the loop, and of one of this size an instruction
   // (rep stos) that takes several times as long.
@@ -90,7 +93,7 @@ struct Fill {
   int64_t spans = 0;
 
   void cover(Span s) {
-    if (spans == 0 || s.first > b.spans[spans - 1].last) b.spans[spans++] = {s.first, s.first};
+    if (spans == 0 || s.first > b.spans[spans - 1].last + kApart) b.spans[spans++] = {s.first, s.first};
     Span& own = b.spans[spans - 1];
     if (s.last <= own.last) return;
     b.clear_targets({own.last, s.last});
@@ -238,6 +241,7 @@ inline bool all_zero(const void* data, int64_t bytes) {
   int64_t i = 0;
   for (; i + (int64_t)sizeof bits <= bytes; i += sizeof bits) {
     ID more;
+    __builtin_prefetch(p + i + 4096);
     __builtin_memcpy(&more, p + i, sizeof more);
     bits |= more;
   }
@@ -256,14 +260,16 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   read(s.target_type, s.target, begin, n, b.t);
   for (int64_t i = n; i % W != 0; ++i) b.t[i] = A(s.ignore_index);
   const V zero = {}, one = zero + A(1), ignored = zero + A(s.ignore_index), mark = zero + A(kIgnored);
-  typename Simd<A>::I soft = {}, wrong = {};
+  V least = zero, most = zero;
+  typename Simd<A>::I soft = {};
   for (int64_t i = 0; i < n; i += W) {
-    const V t = load(b.t + i);
-    const auto skip = t == ignored;
-    soft |= ~((t == zero) | (t == one) | skip);
-    wrong |= ((t < zero) | (t > one)) & ~skip;
-    store(b.t + i, V(skip ? mark : t));
+    const V t = load(b.t + i), counted = t == ignored ? zero : t;
+    least = vmin(counted, least);
+    most = vmax(counted, most);
+    soft |= (typename Simd<A>::I)(counted - counted * counted);
+    store(b.t + i, V(t == ignored ? mark : t));
   }
+  const auto wrong = (least < zero) | (most > one);
   if (bad < 0 && any<A>(wrong)) {
     read(s.target_type, s.target, begin, n, b.t);  // again: a bad -1 looks like an ignored element by now
     for (int64_t i = 0; bad < 0; ++i)
@@ -295,13 +301,13 @@ template <class A>
 void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
   for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
   if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
-  if (kind == kBackground) b.clear_targets({0, (n + Simd<A>::W - 1) / Simd<A>::W});
-  auto alpha_t = [](A a, A t) { return a < 0 ? A(1) : a * t + (A(1) - a) * (A(1) - t); };
-  if (s.alphas.data) {
-    apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, b.t[i]); });
-  } else if (s.alpha >= 0) {
-    for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), b.t[i]);
-  }
+  if (!s.alphas.data && s.alpha < 0) return;
+  auto with = [&](auto alpha_t) {
+    if (s.alphas.data) return apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, i); });
+    for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), i);
+  };
+  if (kind == kBackground) with([](A a, int64_t) { return a < 0 ? A(1) : A(1) - a; });
+  else with([&](A a, int64_t i) { return a < 0 ? A(1) : a * b.t[i] + (A(1) - a) * (A(1) - b.t[i]); });
 }
 
 template <class A>

@@ -30,6 +30,11 @@ struct Operands {
 
 // Elements from here to what is fetched from memory meanwhile: a hardware prefetcher stops at each page.
 constexpr int kAhead = 1024;
+template <class A>
+inline Vec<A> fetch(const A* x) {
+  __builtin_prefetch(x + kAhead);
+  return load(x);
+}
 
 // e and r of some vectors, before all else: three loops with short chains of dependent operations leave a core
 // more to do at once than a single loop with a long one.
@@ -61,21 +66,28 @@ inline bool confident(const float* x, int64_t vectors) {
   return !any<float>((IF)(top > most - least));
 }
 
-// Vectors of nothing but background and no factor but the scalars: nearly all of a detector's outputs.
-template <class F, class A = typename F::A>
+// Vectors of nothing but background: nearly all of a detector's outputs. Plain: with no factor but the scalars, and no
+// loss of single elements.
+template <bool Plain, class F, class A = typename F::A>
 Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int64_t first, int64_t last) {
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
   const A grad_factor = k.negative * k.grad_scale;
   V sum = {}, run;  // of all groups and of one: adding few numbers at a time rounds off less
   auto take = [&](int64_t v, Modulated<V> m) {
-    run += m.modulation * m.loss;
-    if (o.grad) store(o.grad + v * W, V(m.modulation * grad_factor * m.grad), o.past_caches);
+    const int64_t i = v * W;
+    if constexpr (Plain) {
+      run += m.modulation * m.loss;
+      if (o.grad) store(o.grad + i, V(m.modulation * grad_factor * m.grad), o.past_caches);
+    } else {
+      const V f = m.modulation * (o.factor ? load(o.factor + i) : V{} + k.negative), loss = weigh(f, m.loss);
+      const V up = o.upstream ? load(o.upstream + i) * k.grad_scale : V{} + k.grad_scale;
+      run += loss;
+      if (o.loss) store(o.loss + i, loss, o.past_caches);
+      if (o.grad) store(o.grad + i, V(f * up * m.grad), o.past_caches);
+    }
   };
-  auto logit = [&](int64_t v) {
-    __builtin_prefetch(o.x + v * W + kAhead);
-    return load(o.x + v * W);
-  };
+  auto logit = [&](int64_t v) { return fetch(o.x + v * W); };
   for (int64_t next; first < last; first = next, sum += run) {
     next = first + kGroup < last ? first + kGroup : last;
     run = V{};
@@ -98,7 +110,7 @@ Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int6
     for (int64_t v = first; v < next; ++v)
       take(v, formula.background({load(o.x + v * W), p.e[v - first], p.r[v - first]}));
   }
-  return weigh(V{} + k.negative, sum);
+  return Plain ? weigh(V{} + k.negative, sum) : sum;
 }
 
 // Vectors of anything: background, hard or soft targets, with every factor.
@@ -109,11 +121,8 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
   const V zero = {}, one = zero + A(1);
   auto target = [&](int64_t v) { return o.t ? load(o.t + v * W) : zero; };
   // A positive at x is a negative at -x.
-  auto logit = [&](int64_t v) {
-    const V x = load(o.x + v * W);
-    return Soft ? x : target(v) == one ? -x : x;
-  };
-  const Prepared<A> p(first, last, logit);
+  auto turned = [&](int64_t v, V x) { return Soft ? x : target(v) == one ? -x : x; };
+  const Prepared<A> p(first, last, [&](int64_t v) { return turned(v, fetch(o.x + v * W)); });
   V sum = {};
   for (int64_t v = first; v < last; ++v) {
     const int64_t i = v * W;
@@ -124,9 +133,9 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
     Element<V> e;
     if constexpr (Soft) {
       f = o.factor ? load(o.factor + i) : t * k.positive + (one - t) * k.negative;
-      e = formula.soft({logit(v), p.e[v - first], p.r[v - first]}, t, pw);
+      e = formula.soft({load(o.x + i), p.e[v - first], p.r[v - first]}, t, pw);
     } else {
-      const auto m = formula.background({logit(v), p.e[v - first], p.r[v - first]});
+      const auto m = formula.background({turned(v, load(o.x + i)), p.e[v - first], p.r[v - first]});
       f = o.factor ? load(o.factor + i) : is_pos ? zero + k.positive : zero + k.negative;
       f *= m.modulation * (is_pos ? pw : one);
       e = {m.loss, is_pos ? -m.grad : m.grad};
@@ -143,7 +152,11 @@ template <class F, class A = typename F::A>
 Vec<A> run_block(
     const F& formula, const Scalars<A>& k, Targets targets, const Span* spans, const Operands<A>& o, int64_t vectors) {
   constexpr int64_t most = kBlock / Simd<A>::W;
+  const bool plain = !o.factor && !o.upstream && !o.loss;
   Vec<A> sum = {};
+  auto nothing = [&](int64_t first, int64_t last) {
+    sum += plain ? background<true>(formula, k, o, first, last) : background<false>(formula, k, o, first, last);
+  };
   auto some = [&](Span s) {
     for (int64_t next; s.first < s.last; s.first = next) {
       next = s.first + most < s.last ? s.first + most : s.last;
@@ -151,16 +164,13 @@ Vec<A> run_block(
       else sum += anything<false>(formula, k, o, s.first, next);
     }
   };
-  if (o.factor || o.upstream || o.loss) {
-    some({0, vectors});
-    return sum;
-  }
   int64_t done = 0;
   for (int64_t i = 0; i < targets.spans; done = spans[i++].last) {
-    sum += background(formula, k, o, done, spans[i].first);
+    nothing(done, spans[i].first);
     some(spans[i]);
   }
-  return sum + background(formula, k, o, done, vectors);
+  nothing(done, vectors);
+  return sum;
 }
 
 // A block's sums of the elements of one class.
@@ -213,8 +223,8 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   const F formula(s);
   const Scalars<A> k(s);
   const int64_t total = s.rows * s.classes, end = last * kChunk < total ? last * kChunk : total;
-  const bool all_read = s.smoothing != 0 || s.weight.data || s.alphas.data || s.upstream || s.loss || s.by_class;
-  const bool can_be_long = s.class_ids && s.dtype == own && !s.pos_weights.data && !all_read;
+  const bool factors = s.weight.data || s.alphas.data, all_read = s.smoothing != 0 || factors || s.by_class;
+  const bool can_be_long = s.class_ids && s.dtype == own && !s.pos_weights.data && !s.upstream && !s.loss && !all_read;
   int64_t bad = -1;
   Busy busy;
   Sum sum;
@@ -228,13 +238,13 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     const bool in_place = s.dtype == own && n % W == 0, grad_in_place = in_place && !s.by_class;
     const bool loss_in_place = grad_in_place && s.loss_type == own;
     if (!in_place) read(s.dtype, s.input, begin, n, b.x);
-    if (s.weight.data || s.alphas.data) decode_factors(s, b, at, targets.kind, n);
+    if (factors) decode_factors(s, b, at, targets.kind, n);
     if (s.pos_weights.data) decode_pos_weights(s, b, at, n);
     if (s.upstream) read(s.upstream_type, s.upstream, begin, n, b.upstream);
     Operands<A> o;
     o.x = in_place ? (const A*)s.input + begin : b.x;
     o.t = targets.kind == kBackground ? nullptr : b.t;
-    o.factor = s.weight.data || s.alphas.data ? b.factor : nullptr;
+    o.factor = factors ? b.factor : nullptr;
     o.pos_weight = s.pos_weights.data ? b.pos_weight : nullptr;
     o.upstream = s.upstream ? b.upstream : nullptr;
     o.loss = !s.loss && !s.by_class ? nullptr : loss_in_place ? (A*)s.loss + begin : b.loss;
