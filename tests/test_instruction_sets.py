@@ -106,17 +106,20 @@ def test_confident_background(gamma, largest, instruction_set, exact, assert_wit
     float("nan"), -float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-30, -0.99999994, 3.0, 95.0, -87.00001, -1e30
 ])  # fmt: skip
 def test_one_logit_that_is_not_confident(odd, instruction_set):
-    """It and its neighbours get what they get elementwise, where nothing takes the shorter way."""
+    """It and its neighbours get what they get beside a soft target, where nothing takes the shorter way."""
     x = torch.linspace(-87, -1, 1024).reshape(512, 2)
     x[301, 1] = odd
     x.requires_grad_()
-    ids = torch.full((512,), -1)
+    ids, soft = torch.full((512,), -1), torch.zeros(512, 2)
+    soft[511, 1] = 1e-30
+    beside = ik.sigmoid_focal_loss(x, soft, gamma=1.0, reduction="sum")
+    (expected,) = torch.autograd.grad(beside, x)
     total = ik.sigmoid_focal_loss(x, ids, gamma=1.0, reduction="sum")
     each = ik.sigmoid_focal_loss(x, ids, gamma=1.0)
-    grads = [torch.autograd.grad(loss, x)[0] for loss in (total, each.sum())]
     # Two ways of the same accuracy, (1 + gamma) 1e-5 at such logits, may be twice that apart.
-    torch.testing.assert_close(*grads, rtol=4e-5, atol=0, equal_nan=True)
-    torch.testing.assert_close(total, each.sum(), rtol=4e-5, atol=0, equal_nan=True)
+    for loss in (total, each.sum()):
+        torch.testing.assert_close(loss, beside, rtol=4e-5, atol=0, equal_nan=True)
+        torch.testing.assert_close(torch.autograd.grad(loss, x)[0], expected, rtol=4e-5, atol=0, equal_nan=True)
 
 
 ID_TYPES = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
@@ -159,6 +162,28 @@ def test_one_object_among_background(dtype, loss_of, instruction_set):
             torch.testing.assert_close(loss_of(x, none, ignore_index=value), expected)
 
 
+@pytest.mark.parametrize("density", [0.0, 0.003, 0.03, 0.3, 1.0])
+def test_objects_of_any_density(density, instruction_set, assert_within, bound):
+    """What lies between objects is background, in runs of any length: with factors and without, logits sure and unsure,
+    ignored rows among them, and a remainder of a vector at the end."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(1501, 13, generator=generator) * 2 - 3).requires_grad_()
+    ids = torch.randint(13, (1501,), generator=generator)
+    ids[torch.rand(1501, generator=generator) >= density] = -1
+    ids[torch.rand(1501, generator=generator) < density / 10] = -100
+    weight, scores = torch.rand(13, generator=generator) + 0.5, torch.rand(1501, generator=generator)
+    for options in ({}, {"weight": weight}, {"pos_weight": weight}, {"alpha": weight / 2}, {"reduction": "none"},
+                    {"scores": scores}, {"weight": weight, "reduction": "none"}):  # fmt: skip
+        wide = x.detach().double().requires_grad_()
+        exact = {name: value.double() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
+        loss = ik.sigmoid_focal_loss(x, ids, **{"reduction": "sum"} | options)
+        expected = ik.reference.sigmoid_focal_loss(wide, ids, **{"reduction": "sum"} | exact)
+        assert_within(loss.detach(), expected.detach(), bound(2))
+        (grad,), (expected_grad,) = (torch.autograd.grad(of.sum(), at) for of, at in ((loss, x), (expected, wide)))
+        # Where a score's gradient crosses zero, its terms are of the largest's size.
+        assert_within(grad, expected_grad, bound(2), expected_grad.abs().max() if "scores" in options else None)
+
+
 def test_same_bits_for_any_number_of_threads(instruction_set, on_threads):
     x = torch.randn(40_009, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ids = torch.arange(40_009) % 6
@@ -185,6 +210,24 @@ def test_outputs_too_large_to_cache(shape, targets, instruction_set, exact, asse
         (grad,) = torch.autograd.grad(loss.sum(), x)
         assert_within(loss.detach(), total, bound(0))
         assert_within(grad, expected.grad, bound(0), expected.terms)
+
+
+@pytest.mark.parametrize("classes", [*range(1, 10), 15, 16, 17, 39, 40, 41, 81, 600])
+def test_softmax_classes_and_remainders(classes, instruction_set, assert_within, bound):
+    """By rows or by lines of positions, few classes or many; one tile, several, and what is left over."""
+    for rows in (1, 16, 261, 1000):
+        generator = torch.Generator().manual_seed(rows)
+        x = (torch.randn(rows, classes, generator=generator) * 4).requires_grad_()
+        ids = torch.randint(classes, (rows,), generator=generator)
+        ids[torch.rand(rows, generator=generator) < 0.1] = -100
+        weight = torch.rand(classes, generator=generator) + 0.5
+        wide = x.detach().double().requires_grad_()
+        loss = ik.softmax_focal_loss(x, ids, 1.0, weight, reduction="sum")
+        expected = ik.reference.softmax_focal_loss(wide, ids, 1.0, weight.double(), reduction="sum")
+        assert_within(loss.detach(), expected.detach(), bound(1))
+        (grad,), (expected_grad,) = torch.autograd.grad(loss, x), torch.autograd.grad(expected, wide)
+        # Where a gradient crosses zero its terms are at most a weight, times 1 + gamma.
+        assert_within(grad, expected_grad, bound(1), torch.tensor(3.0))
 
 
 def test_bad_row(instruction_set):

@@ -36,6 +36,14 @@ inline Vec<A> load(const A* p) {
   return v;
 }
 
+// The same of memory that is read from front to back, while what lies `ahead` is fetched: a hardware prefetcher stops at
+// each page.
+template <class A>
+inline Vec<A> fetch(const A* p, int64_t ahead = 1024) {
+  __builtin_prefetch(p + ahead);
+  return load(p);
+}
+
 template <class A>
 inline void store(A* p, Vec<A> v) {
   __builtin_memcpy(p, &v, sizeof v);
@@ -109,18 +117,22 @@ inline A across(typename Lanes<A, N>::V v, F f) {
   }
 }
 
+// Lanes of a by number, and behind them those of b.
+template <class A, int... From>
+inline Vec<A> shuffle(Vec<A> a, Vec<A> b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, From...);
+#else
+  return __builtin_shuffle(a, b, typename Simd<A>::I{From...});
+#endif
+}
+
 // Lanes whose index has the bit `Half` change places between two vectors: the low ones of b with the high ones of a.
 template <class A, int Half, int... J>
 inline void swap_lanes(Vec<A>& a, Vec<A>& b, std::integer_sequence<int, J...>) {
   constexpr int W = Simd<A>::W;
-#if defined(__clang__)
-  const Vec<A> low = __builtin_shufflevector(a, b, (J & Half ? W + J - Half : J)...);
-  b = __builtin_shufflevector(a, b, (J & Half ? W + J : J + Half)...);
-#else
-  using I = typename Simd<A>::I;
-  const Vec<A> low = __builtin_shuffle(a, b, I{(J & Half ? W + J - Half : J)...});
-  b = __builtin_shuffle(a, b, I{(J & Half ? W + J : J + Half)...});
-#endif
+  const Vec<A> low = shuffle<A, (J & Half ? W + J - Half : J)...>(a, b);
+  b = shuffle<A, (J & Half ? W + J : J + Half)...>(a, b);
   a = low;
 }
 
@@ -131,6 +143,35 @@ inline void transpose(Vec<A>* v) {
   for (int i = 0; i < W; ++i)
     if (!(i & Half)) swap_lanes<A, Half>(v[i], v[i + Half], std::make_integer_sequence<int, W>());
   if constexpr (Half > 1) transpose<A, Half / 2>(v);
+}
+
+// W rows of N numbers, in N vectors, as N vectors of W numbers each; or, `kBack`, those as rows. Lane `to` of vector
+// `out` then comes from lane `lane` of vector `vector`.
+struct Origin {
+  int vector, lane;
+};
+template <int N, bool kBack>
+constexpr Origin origin(int lanes, int out, int to) {
+  const int i = kBack ? out * lanes + to : to * N + out;
+  return kBack ? Origin{i % N, i / N} : Origin{i / lanes, i % lanes};
+}
+
+// Vector `kOut`, from the first kIn + 1 vectors; one more at a time.
+template <class A, int N, bool kBack, int kOut, int kIn, int... J>
+inline Vec<A> gathered(const Vec<A>* in, std::integer_sequence<int, J...> lanes) {
+  constexpr int W = Simd<A>::W;
+  constexpr auto from = [](int to) {
+    const Origin o = origin<N, kBack>(W, kOut, to);
+    return o.vector == kIn ? W + o.lane : kIn == 1 ? o.lane : to;
+  };
+  if constexpr (kIn == 1) return shuffle<A, from(J)...>(in[0], in[1]);
+  else return shuffle<A, from(J)...>(gathered<A, N, kBack, kOut, kIn - 1>(in, lanes), in[kIn]);
+}
+
+template <class A, bool kBack, int... Out>
+inline void regroup(const Vec<A>* in, Vec<A>* out, std::integer_sequence<int, Out...>) {
+  constexpr int N = sizeof...(Out);
+  ((out[Out] = gathered<A, N, kBack, Out, N - 1>(in, std::make_integer_sequence<int, Simd<A>::W>())), ...);
 }
 
 // A sum in fp64 of vectors of the compute type.

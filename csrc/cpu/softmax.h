@@ -146,21 +146,21 @@ struct Sweep {
     LaneSum<V> sum;
     for_each_run([&](int64_t first, int64_t last) {
       V run = {};
-      const auto add = [&](int64_t c, V logit) {
-        if constexpr (kRows) __builtin_prefetch(ahead + c * size);
-        const V e = exp_below(V(logit - top));
-        store(x + offset(c), e);
-        run += kRows ? e : is_label(p, i, c) ? V{} : e;
-      };
-      int64_t c = first;
+      const auto add_all = [&](auto others) {
+        const auto add = [&](int64_t c, V logit) {
+          if constexpr (kRows) __builtin_prefetch(ahead + c * size);
+          const V e = exp_below(V(logit - top));
+          store(x + offset(c), e);
+          run += others(c, e);
+        };
+        int64_t c = first;
 #pragma GCC unroll 4
-      for (; c + kStep <= last; c += kStep) add(c, load(logits + offset(c)));
-      if (c < last) add(c, logit(c));
-      if (label >= first && label < last) {
-        x[label] = 0;
-        run = V{};
-        for (c = first; c < last; c += kStep) run += load(x + c);
-      }
+        for (; c + kStep <= last; c += kStep) add(c, load(logits + offset(c)));
+        if (c < last) add(c, logit(c));
+      };
+      if constexpr (!kRows) add_all([&](int64_t c, V e) { return is_label(p, i, c) ? V{} : e; });
+      else if (label < first || label >= last) add_all([](int64_t, V e) { return e; });
+      else add_all([&](int64_t c, V e) { return lane_numbers<A>() == int(label - c) ? V{} : e; });
       sum.add(run);
     });
     keep(p.others, i, sum.total());

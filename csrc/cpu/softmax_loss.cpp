@@ -21,8 +21,8 @@ int64_t SoftmaxLoss::scratch() const {
 
 namespace {
 
-// Fewer classes than this would leave most of a vector empty.
-constexpr int64_t kFewestByRows = 24;
+// With fewer classes what is done once a row costs more than turning rows into lines of positions does.
+constexpr int64_t kFewestByRows = 40;
 
 // Elements of a tile: of rows, as L1 holds with what the next tile needs; of positions, as L2 does.
 constexpr int64_t kRowTile = 4096, kPositionTile = 1 << 15;

@@ -62,12 +62,14 @@ struct SoftmaxTile {
 
   A logit(int64_t i, int64_t c) const { return s.by_rows ? p.row[i][c] : *at(x, i, c); }
 
-  // Rows of C as lines of positions, W by W; what is read beyond a row is of no class.
+  // Rows of C as lines of positions, W by W, while those of the next tile are fetched; what is read beyond a row is of no
+  // class.
   void from_rows(const A* rows, A* out) const {
+    if (with_few(s.classes, [&](auto few) { from_few<few>(rows, out); })) return;
     for (int64_t i = 0; i < lanes; i += W)
       for (int64_t c = 0; c < s.classes; c += W) {
         Vec<A> v[W];
-        for (int64_t j = 0; j < W; ++j) v[j] = load(rows + (i + j) * s.classes + c);
+        for (int64_t j = 0; j < W; ++j) v[j] = fetch(rows + (i + j) * s.classes + c, s.tile * s.classes);
         transpose<A>(v);
         for (int64_t j = 0; j < W && c + j < s.classes; ++j) store(at(out, i, c + j), v[j]);
       }
@@ -75,6 +77,7 @@ struct SoftmaxTile {
 
   // And back. What is written beyond a row belongs to the next, which follows; or to its first classes, which do.
   void to_rows() const {
+    if (with_few(s.classes, [&](auto few) { to_few<few>(); })) return;
     for (int64_t i = 0; i < lanes; i += W)
       for (int64_t c = (s.classes - 1) / W * W; c >= 0; c -= W) {
         Vec<A> v[W] = {};
@@ -82,6 +85,35 @@ struct SoftmaxTile {
         transpose<A>(v);
         for (int64_t j = 0; j < W; ++j) store(lines + (i + j) * s.classes + c, v[j]);
       }
+  }
+
+  // The same for 2 to kFew classes: a transposition of W by W would mostly be of nothing.
+  static constexpr int kFew = W / 2;
+  template <int C = 2, class F>
+  static bool with_few(int64_t classes, F f) {
+    if constexpr (C <= kFew) {
+      if (classes != C) return with_few<C + 1>(classes, f);
+      f(std::integral_constant<int, C>());
+    }
+    return C <= kFew;
+  }
+  template <int C>
+  void from_few(const A* rows, A* out) const {
+    for (int64_t i = 0; i < lanes; i += W) {
+      Vec<A> in[C], v[C];
+      for (int64_t c = 0; c < C; ++c) in[c] = fetch(rows + i * C + c * W, s.tile * C);
+      regroup<A, false>(in, v, std::make_integer_sequence<int, C>());
+      for (int64_t c = 0; c < C; ++c) store(at(out, i, c), v[c]);
+    }
+  }
+  template <int C>
+  void to_few() const {
+    for (int64_t i = 0; i < lanes; i += W) {
+      Vec<A> in[C], v[C];
+      for (int64_t c = 0; c < C; ++c) in[c] = load(at(x, i, c));
+      regroup<A, true>(in, v, std::make_integer_sequence<int, C>());
+      for (int64_t c = 0; c < C; ++c) store(lines + i * C + c * W, v[c]);
+    }
   }
 
   void load_values(Type type, const void* data, A* out, A padding) {
@@ -117,17 +149,22 @@ struct SoftmaxTile {
     }
   }
 
-  // Ids to labels; the first that is neither a class nor ignored, or -1.
+  // Ids to labels; the first that is neither a class nor ignored, or -1. Flags are integers, not bools: so compilers
+  // take vectors.
   template <class I>
   int64_t read_labels() {
     const I* ids = (const I*)s.target + begin;
-    bool wrong = false;
+    const A* weights = (const A*)s.weights;
+    int64_t wrong = 0;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = ids[i];
-      const bool known = (uint64_t)id < (uint64_t)s.classes, ignored = id == s.ignore_index;
-      p.label[i] = known && !ignored ? A(id) : A(-1);
-      wrong |= !known && !ignored;
+      const int64_t known = (uint64_t)id < (uint64_t)s.classes, ignored = id == s.ignore_index;
+      p.label[i] = known & ~ignored ? A((int32_t)id) : A(-1);
+      p.weight[i] = p.counted[i] = known & ~ignored ? A(1) : A(0);
+      wrong |= ~known & ~ignored & 1;
     }
+    for (int64_t i = 0; i < count && weights; ++i)
+      if (p.counted[i] != 0) p.weight[i] = weights[ids[i]];
     for (int64_t i = 0; wrong; ++i)
       if ((uint64_t)ids[i] >= (uint64_t)s.classes && ids[i] != s.ignore_index) return begin + i;
     return -1;
@@ -139,13 +176,8 @@ struct SoftmaxTile {
                         : s.target_type == Type::kI16 ? read_labels<int16_t>()
                         : s.target_type == Type::kI8  ? read_labels<int8_t>()
                                                       : read_labels<uint8_t>();
-    const A* weights = (const A*)s.weights;
-    for (int64_t i = 0; i < count; ++i) {
-      const bool counts = p.label[i] >= 0;
-      p.counted[i] = counts;
-      p.weight[i] = !counts ? A(0) : weights ? weights[(int64_t)p.label[i]] : A(1);
-      if (!counts) blank(i);
-    }
+    for (int64_t i = 0; i < count; ++i)
+      if (p.counted[i] == 0) blank(i);
     return bad;
   }
 

@@ -28,14 +28,6 @@ struct Operands {
   bool past_caches;
 };
 
-// Elements from here to what is fetched from memory meanwhile: a hardware prefetcher stops at each page.
-constexpr int kAhead = 1024;
-template <class A>
-inline Vec<A> fetch(const A* x) {
-  __builtin_prefetch(x + kAhead);
-  return load(x);
-}
-
 // e and r of some vectors, before all else: three loops with short chains of dependent operations leave a core
 // more to do at once than a single loop with a long one.
 template <class A>
