@@ -145,6 +145,17 @@ inline void transpose(Vec<A>* v) {
   if constexpr (Half > 1) transpose<A, Half / 2>(v);
 }
 
+// The lanes of as many vectors as one by f, which takes vectors: lane i is that of vector i.
+template <class A, int Half = Simd<A>::W / 2, class F>
+inline Vec<A> across_each(Vec<A>* v, F f) {
+  for (int i = 0; i < Half; ++i) {
+    swap_lanes<A, Half>(v[i], v[i + Half], std::make_integer_sequence<int, Simd<A>::W>());
+    v[i] = f(v[i], v[i + Half]);
+  }
+  if constexpr (Half > 1) return across_each<A, Half / 2>(v, f);
+  else return v[0];
+}
+
 // W rows of N numbers, in N vectors, as N vectors of W numbers each; or, `kBack`, those as rows. Lane `to` of vector
 // `out` then comes from lane `lane` of vector `vector`.
 struct Origin {

@@ -62,6 +62,17 @@ struct Positions {
   alignas(64) A inverse[kPositions], rest[kPositions], bend[kPositions];
   alignas(64) A label[kPositions];  // a class id; -1 where none counts
   const A* row[kPositions];  // the logits, where classes lie in the lanes of a vector
+  alignas(64) A lanes[SoftmaxLoss::kPad * Simd<A>::W];  // there a vector for each row, which is to become one number
+
+  template <class F>
+  void across_rows(A* values, F f) const {
+    constexpr int W = Simd<A>::W;
+    for (int64_t i = 0; i < SoftmaxLoss::kPad; i += W) {
+      Vec<A> v[W];
+      for (int64_t j = 0; j < W; ++j) v[j] = load(lanes + (i + j) * W);
+      store(values + i, across_each<A>(v, f));
+    }
+  }
 };
 
 // One vector of a tile's positions, class by class; or by rows one position, a vector of classes at a time.
@@ -103,7 +114,7 @@ struct Sweep {
   // Lanes whose label is class c; by rows the label of the one position is looked up instead.
   static auto is_label(const Positions<A>& p, int64_t i, int64_t c) { return load(p.label + i) == A(c); }
 
-  // The largest logit and the label's, 0 without a label.
+  // The largest logit, or by rows the largest in each lane, and the label's logit, 0 without a label.
   void find_top(Positions<A>& p, int64_t i) const {
     V a = V{} - A(INFINITY), b = a;
     if constexpr (kRows) {
@@ -113,7 +124,7 @@ struct Sweep {
         b = vmax(load(logits + c + W), b);
       }
       for (; c < classes; c += W) a = vmax(logit(c), a);
-      p.top[i] = across<A>(vmax(a, b), [](auto a, auto b) { return a > b ? a : b; });
+      store(p.lanes + i * W, vmax(a, b));
       p.own[i] = p.label[i] < 0 ? A(0) : logits[(int64_t)p.label[i]];
     } else {
       V own = {};
@@ -139,7 +150,7 @@ struct Sweep {
     keep(p.deficit, i, sum.total());
   }
 
-  // Exponentials, and the sum of all but the label's. `ahead` is fetched meanwhile.
+  // Exponentials, and the sum of all but the label's, or by rows of each lane. `ahead` is fetched meanwhile.
   void exponentiate(Positions<A>& p, int64_t i, const char* ahead, int64_t size) const {
     const V top = of(p.top, i);
     const int64_t label = kRows ? (int64_t)p.label[i] : -1;
@@ -163,7 +174,7 @@ struct Sweep {
       else add_all([&](int64_t c, V e) { return lane_numbers<A>() == int(label - c) ? V{} : e; });
       sum.add(run);
     });
-    keep(p.others, i, sum.total());
+    store(kRows ? p.lanes + i * W : p.others + i, sum.total());
   }
 
   // The same with probabilities. The largest logits, e = 1, stay out of the sums that their own would cancel in.
@@ -292,7 +303,7 @@ void finish_probabilities(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
     const auto skip = counted == zero;
     store(p.loss + i, V(skip ? zero : weigh(power, b) * A(s.scale)));
     store(p.slope + i, V(skip ? zero : power * factor));
-    store(p.bend + i, V(skip | (k == zero) ? zero : bend * factor));
+    store(p.bend + i, V((skip | (k == zero)) ? zero : bend * factor));
     store(p.inverse + i, inverse);
     store(p.rest + i, rest);
     store(p.hit + i, V((hit + top_mass) * inverse));

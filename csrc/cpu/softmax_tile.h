@@ -213,6 +213,7 @@ struct SoftmaxTile {
       p.counted[i] = p.weight[i] = p.top[i] = p.own[i] = p.upstream[i] = 0;
       p.label[i] = -1;
       for (A* sum : {p.others, p.deficit, p.tops, p.hit, p.mass, p.rest_mass, p.top_mass}) sum[i] = 0;
+      if (s.by_rows) store(p.lanes + i * W, Vec<A>{});
     }
     return bad;
   }
@@ -246,12 +247,14 @@ struct SoftmaxTile {
   template <bool kRows>
   void run() {
     sweep<kRows>([&](const auto& v, int64_t i) { v.find_top(p, i); });
+    if (kRows) p.across_rows(p.top, [](auto a, auto b) { return vmax(a, b); });
     settle_infinities();
     if (s.class_ids) {
       if (s.smoothing != 0) sweep<kRows>([&](const auto& v, int64_t i) { v.find_deficit(p, i); });
       const int64_t size = size_of(s.dtype);
       const char* ahead = (const char*)s.input + (begin + s.tile) * s.classes * size;
       sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate(p, i, ahead + i * s.classes * size, size); });
+      if (kRows) p.across_rows(p.others, [](auto a, auto b) { return a + b; });
       finish_ids(s, p, lanes);
     } else {
       sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate_probabilities(s, p, i); });
