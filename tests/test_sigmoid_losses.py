@@ -191,6 +191,22 @@ def test_infinite_and_large_logits(name, dtype, functions, device):
     assert (loss[[1], 1] == 0).all() and loss[2, 1] == INF and grad[2, 1] == -positive and grad[4, 1] == -positive
 
 
+@pytest.mark.parametrize("object_at", (None, 5, 900))
+def test_an_alpha_of_0_silences_an_infinite_loss(object_at, device):
+    """Of varifocal loss's background, beside an object or far from one."""
+    x = torch.full((1024, 4), -3.0, device=device)
+    x[5, 1] = INF
+    x.requires_grad_()
+    t = torch.zeros(1024, 4, device=device)
+    if object_at is not None:
+        t[object_at, 0] = 1
+    loss, grad = run("varifocal", x, t, alpha=0.0)
+    expected = t * math.log1p(math.exp(3))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(ik.varifocal_loss(x, t, alpha=0.0, reduction="sum"), expected.sum())
+    assert ((grad != 0) == (t != 0)).all()
+
+
 def test_hard_positives_keep_their_gradient(device):
     """At x = -50, p = 2e-22; a logarithm cut off at 1e-8 leaves none."""
     x = torch.tensor([[-50.0]], device=device, requires_grad=True)

@@ -182,6 +182,26 @@ def test_limits_of_every_form(function, device):
             assert got.tolist() == [loss]
 
 
+@pytest.mark.parametrize("classes", (2, 4, 48))
+@pytest.mark.parametrize("smoothing", (0.1, 1.0))
+@pytest.mark.parametrize("gamma", (0.0, 0.5, 1.0, 1.5, 2.0))
+def test_smoothing_at_the_end_of_all_numbers(gamma, smoothing, classes, device):
+    """The other classes' probabilities are the least that there are, and their share of the loss is not."""
+    gaps = torch.linspace(75, 100, 601)
+    x = (-gaps[:, None] * (torch.arange(classes) > 0)).to(device).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    ids, upstream = torch.zeros(601, device=device, dtype=torch.long), torch.tensor(1.0, device=device)
+    (loss, grad), (expected, slope) = (
+        results(f(v, ids, gamma, label_smoothing=smoothing, reduction="none"), v, upstream)
+        for f, v in ((ik.softmax_focal_loss, x), (ik.reference.softmax_focal_loss, wide))
+    )
+    assert loss.isfinite().all() and grad.isfinite().all()
+    normal = gaps <= 87.3  # exp(-87.3) is the last that is
+    # The bound at logits of up to 80 is half of this; of numbers below the normal ones there may be one a class.
+    for got, true in ((loss, expected), (grad, slope)):
+        torch.testing.assert_close(got[normal], true[normal], rtol=(1 + gamma) * 2e-5, atol=classes * 1.2e-38)
+
+
 @pytest.mark.parametrize("function", (ik.cross_entropy, ik.reference.cross_entropy))
 def test_a_class_without_weight_has_no_infinite_loss(function, device):
     """Neither a label nor, with smoothing, another class: its factor is 0."""

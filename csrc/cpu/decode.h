@@ -2,12 +2,12 @@
 //
 // Included inside `namespace IMBAL_ISA`, after convert.h.
 
-// Elements of a block of which nothing but logits and class ids is read, and those in place. More than 256 vectors added
-// up in fp32 would round off more.
+// Elements of a block where only class ids and logits are read, these in place: more than elsewhere, for fewer starts.
+// Over 256 vectors fp32 sums round off more.
 template <class A>
 constexpr int64_t kLongBlock = std::clamp<int64_t>(256 * Simd<A>::W, kBlock, kChunk);
 
-// A span costs about as much as background does in so many vectors: what is closer to the one before belongs to it.
+// Spans are farther apart than this: to start one costs as much as background does in so many vectors.
 constexpr int64_t kApart = 16;
 
 // Vectors first to last - 1 of a block.
@@ -19,18 +19,24 @@ struct Span {
 enum Kind : uint8_t { kBackground, kHard, kSoft };
 struct Targets {
   Kind kind;
-  int64_t spans;  // in Buffers; all vectors outside are background
+  const Span* spans;  // in order; all vectors outside are background
+  int64_t count;
 };
+
+template <class A>
+constexpr int64_t vectors_of(int64_t n) {
+  return (n + Simd<A>::W - 1) / Simd<A>::W;
+}
 
 template <class A>
 struct Buffers {
   static constexpr int W = Simd<A>::W;
   alignas(64) A x[kBlock], t[kLongBlock<A>], factor[kBlock], pos_weight[kBlock], upstream[kBlock];
   alignas(64) A loss[kBlock], grad[kBlock];
-  Span spans[kLongBlock<A> / W / kApart + 1];  // in order
+  Span spans[kLongBlock<A> / W / kApart + 1];
 
-  // By vectors. Without the empty asm compilers make a memset of the loop, and of one of this size an instruction
-  // (rep stos) that takes several times as long.
+  // By vectors. Without the empty asm compilers make a memset of the loop, which may be an instruction (rep stos) that
+  // takes several times as long.
   void clear_targets(Span s) {
     for (int64_t v = s.first; v < s.last; ++v) {
       store(t + v * W, Vec<A>{});
@@ -53,8 +59,9 @@ struct Place {
         offset(begin % length),
         lines_on(kBlock / length),
         offset_on(kBlock % length) {}
-  void advance(int64_t block) {
-    for (int64_t i = 0; i < block; i += kBlock) {
+  // By a multiple of kBlock.
+  void advance(int64_t elements) {
+    for (int64_t i = 0; i < elements; i += kBlock) {
       line += lines_on;
       offset += offset_on;
       if (offset >= length) {
@@ -84,24 +91,23 @@ inline void for_each_piece(Place at, int64_t n, F f) {
   }
 }
 
-// Writes targets where a block holds anything but background, in the order of its elements, and keeps up which vectors
-// those are: all of them, where all targets of the block are read.
+// Writes targets where a block holds anything but background, and keeps up which vectors those are. Calls come in the
+// order of the elements.
 template <class A>
 struct Fill {
   Buffers<A>& b;
-  const int64_t all;  // the block's vectors; 0: only those written to are read
-  int64_t spans = 0;
+  const int64_t whole;  // the block's vectors, where all its targets are read once there is one; else 0
+  int64_t count = 0;    // of spans
 
   void cover(Span s) {
-    if (spans == 0 || s.first > b.spans[spans - 1].last + kApart) b.spans[spans++] = {s.first, s.first};
-    Span& own = b.spans[spans - 1];
+    if (count == 0 || s.first > b.spans[count - 1].last + kApart) b.spans[count++] = {s.first, s.first};
+    Span& own = b.spans[count - 1];
     if (s.last <= own.last) return;
     b.clear_targets({own.last, s.last});
     own.last = s.last;
   }
   void operator()(int64_t first, int64_t last, A value) {
-    constexpr int W = Simd<A>::W;
-    cover(all ? Span{0, all} : Span{first / W, (last + W - 1) / W});
+    cover(whole ? Span{0, whole} : Span{first / Simd<A>::W, vectors_of<A>(last)});
     for (int64_t i = first; i < last; ++i) b.t[i] = value;
   }
 };
@@ -216,22 +222,20 @@ void decode_lines(const SigmoidLoss& s, Busy& busy, Fill<A>& fill, Place at, int
   else decode_rows<A, I>(s, fill, at, n, bad);
 }
 
-// Class ids: targets are written only where the block holds a positive or an ignored element. all_read: if any, then
-// everywhere.
+// Class ids: targets are written only where the block holds a positive or an ignored element; everywhere, where `whole`
+// says that those of background are read as well.
 template <class A>
-Targets decode_ids(
-    const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, bool all_read, int64_t& bad) {
-  constexpr int W = Simd<A>::W;
-  const int64_t vectors = (n + W - 1) / W;
-  Fill<A> fill{b, all_read ? vectors : 0};
+Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, int64_t n, bool whole, int64_t& bad) {
+  const int64_t vectors = vectors_of<A>(n);
+  Fill<A> fill{b, whole ? vectors : 0};
+  if (s.smoothing != 0) fill.cover({0, vectors});
   if (s.target_type == Type::kI64) decode_lines<A, int64_t>(s, busy, fill, at, n, bad);
   else if (s.target_type == Type::kI32) decode_lines<A, int32_t>(s, busy, fill, at, n, bad);
   else if (s.target_type == Type::kI16) decode_lines<A, int16_t>(s, busy, fill, at, n, bad);
   else if (s.target_type == Type::kI8) decode_lines<A, int8_t>(s, busy, fill, at, n, bad);
   else decode_lines<A, uint8_t>(s, busy, fill, at, n, bad);
-  if (n % W != 0) fill(n, vectors * W, kIgnored);
-  if (s.smoothing != 0) fill.cover({0, vectors});
-  return {!fill.spans ? kBackground : s.smoothing != 0 || s.scores ? kSoft : kHard, fill.spans};
+  if (n % Simd<A>::W != 0) fill(n, vectors * Simd<A>::W, kIgnored);
+  return {fill.count == 0 ? kBackground : s.smoothing != 0 || s.scores ? kSoft : kHard, b.spans, fill.count};
 }
 
 // Whether all bytes are 0, which every type of a target reads as 0.
@@ -256,18 +260,20 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   constexpr int W = Simd<A>::W;
   if (s.smoothing == 0 && s.ignore_index != 0 && n == kBlock &&
       all_zero((const char*)s.target + begin * size_of(s.target_type), n * size_of(s.target_type)))
-    return {kBackground, 0};
+    return {kBackground, nullptr, 0};
   read(s.target_type, s.target, begin, n, b.t);
   for (int64_t i = n; i % W != 0; ++i) b.t[i] = A(s.ignore_index);
   const V zero = {}, one = zero + A(1), ignored = zero + A(s.ignore_index), mark = zero + A(kIgnored);
   V least = zero, most = zero;
   typename Simd<A>::I soft = {};
   for (int64_t i = 0; i < n; i += W) {
-    const V t = load(b.t + i), counted = t == ignored ? zero : t;
+    const V t = load(b.t + i);
+    const auto skip = t == ignored;
+    const V counted = skip ? zero : t;
     least = vmin(counted, least);
     most = vmax(counted, most);
-    soft |= (typename Simd<A>::I)(counted - counted * counted);
-    store(b.t + i, V(t == ignored ? mark : t));
+    soft |= (typename Simd<A>::I)(counted * counted - counted);  // no bit is set for 0, -0 and 1 alone
+    store(b.t + i, V(skip ? mark : t));
   }
   const auto wrong = (least < zero) | (most > one);
   if (bad < 0 && any<A>(wrong)) {
@@ -275,8 +281,8 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
     for (int64_t i = 0; bad < 0; ++i)
       if ((b.t[i] < 0 || b.t[i] > 1) && b.t[i] != A(s.ignore_index)) bad = begin + i;
   }
-  b.spans[0] = {0, (n + W - 1) / W};
-  return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, 1};
+  b.spans[0] = {0, vectors_of<A>(n)};
+  return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, b.spans, 1};
 }
 
 // Calls f(i, factor) for the elements of every piece.
@@ -301,13 +307,15 @@ template <class A>
 void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
   for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
   if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
-  if (!s.alphas.data && s.alpha < 0) return;
-  auto with = [&](auto alpha_t) {
-    if (s.alphas.data) return apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= alpha_t(a, i); });
-    for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), i);
+  const auto multiply = [&](auto alpha_t) {
+    if (s.alphas.data) {
+      apply<A>(s, s.alphas, at, n, [&](int64_t i, A a) { b.factor[i] *= a < 0 ? A(1) : alpha_t(a, i); });
+    } else if (s.alpha >= 0) {
+      for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), i);
+    }
   };
-  if (kind == kBackground) with([](A a, int64_t) { return a < 0 ? A(1) : A(1) - a; });
-  else with([&](A a, int64_t i) { return a < 0 ? A(1) : a * b.t[i] + (A(1) - a) * (A(1) - b.t[i]); });
+  if (kind == kBackground) multiply([](A a, int64_t) { return A(1) - a; });
+  else multiply([&](A a, int64_t i) { return a * b.t[i] + (A(1) - a) * (A(1) - b.t[i]); });
 }
 
 template <class A>

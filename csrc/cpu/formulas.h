@@ -161,16 +161,15 @@ struct Varifocal : Focal<T, P> {
 
   template <bool Confident = false>
   Modulated<V> background(Logit<V> l) const {
-    Modulated<V> m = Focal<T, P>::template background<Confident>(l);
-    m.modulation *= alpha;
-    return m;
+    const Modulated<V> m = Focal<T, P>::template background<Confident>(l);
+    return {m.modulation * alpha, alpha == 0 ? finite(m.loss) : m.loss, m.grad};
   }
 
   Element<V> soft(Logit<V> l, V t, V pw) const {
     const Entropy<V, A> s(l, t, pw, this->smoothing);
     const V log_p = at_most(A(0), l.x), slope = s.slope + this->gamma.whole * s.q * finite(s.B);
     const auto neg = t == V{};
-    const V loss = alpha * times_power<P>(s.B, s.p, log_p, s.tail, this->gamma);
+    const V loss = weigh(V{} + alpha, times_power<P>(s.B, s.p, log_p, s.tail, this->gamma));
     const V grad = alpha * times_power<P>(slope, s.p, log_p, s.tail, this->gamma);
     return {neg ? loss : t * s.B, neg ? grad : t * s.slope};
   }

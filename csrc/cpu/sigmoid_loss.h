@@ -58,8 +58,8 @@ struct SigmoidLoss {
 // Sums by class: elements with a target above 0, the loss, the magnitude of the gradient of these, and of the others.
 constexpr int64_t kSums = 4;
 
-// Elements of one partial sum, whatever the number of threads, and of one block, which fits L1 with all that
-// belongs to it.
+// Elements of one partial sum, whatever the number of threads, and of one block, which fits L1 with all that belongs to
+// it (decode.h has a longer one).
 constexpr int64_t kChunk = 4096, kBlock = 1024;
 
 // Runs chunks first to last - 1; returns their first bad target (row for ids, element for values) or -1.

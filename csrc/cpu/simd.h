@@ -36,10 +36,10 @@ inline Vec<A> load(const A* p) {
   return v;
 }
 
-// The same of memory that is read from front to back, while what lies `ahead` is fetched: a hardware prefetcher stops at
-// each page.
+// The same of memory that is read from front to back, while what lies `ahead` elements further on is prefetched: the
+// hardware's prefetcher stops at each page.
 template <class A>
-inline Vec<A> fetch(const A* p, int64_t ahead = 1024) {
+inline Vec<A> load_ahead(const A* p, int64_t ahead = 1024) {
   __builtin_prefetch(p + ahead);
   return load(p);
 }
@@ -117,7 +117,7 @@ inline A across(typename Lanes<A, N>::V v, F f) {
   }
 }
 
-// Lanes of a by number, and behind them those of b.
+// Lanes by number: 0 to W - 1 are those of a, W to 2 W - 1 those of b.
 template <class A, int... From>
 inline Vec<A> shuffle(Vec<A> a, Vec<A> b) {
 #if defined(__clang__)
@@ -145,7 +145,7 @@ inline void transpose(Vec<A>* v) {
   if constexpr (Half > 1) transpose<A, Half / 2>(v);
 }
 
-// The lanes of as many vectors as one by f, which takes vectors: lane i is that of vector i.
+// Each of W vectors as one number by f, which takes vectors: that of vector i is lane i of the result. Overwrites v.
 template <class A, int Half = Simd<A>::W / 2, class F>
 inline Vec<A> across_each(Vec<A>* v, F f) {
   for (int i = 0; i < Half; ++i) {
@@ -156,8 +156,7 @@ inline Vec<A> across_each(Vec<A>* v, F f) {
   else return v[0];
 }
 
-// W rows of N numbers, in N vectors, as N vectors of W numbers each; or, `kBack`, those as rows. Lane `to` of vector
-// `out` then comes from lane `lane` of vector `vector`.
+// For regroup, below: where lane `to` of vector `out` comes from.
 struct Origin {
   int vector, lane;
 };
@@ -179,9 +178,11 @@ inline Vec<A> gathered(const Vec<A>* in, std::integer_sequence<int, J...> lanes)
   else return shuffle<A, from(J)...>(gathered<A, N, kBack, kOut, kIn - 1>(in, lanes), in[kIn]);
 }
 
+// W rows of N numbers, one after the other in N vectors, as N vectors of W numbers each; or, kBack, those as rows.
 template <class A, bool kBack, int... Out>
 inline void regroup(const Vec<A>* in, Vec<A>* out, std::integer_sequence<int, Out...>) {
   constexpr int N = sizeof...(Out);
+  static_assert(N > 1);
   ((out[Out] = gathered<A, N, kBack, Out, N - 1>(in, std::make_integer_sequence<int, Simd<A>::W>())), ...);
 }
 

@@ -62,14 +62,15 @@ struct Positions {
   alignas(64) A inverse[kPositions], rest[kPositions], bend[kPositions];
   alignas(64) A label[kPositions];  // a class id; -1 where none counts
   const A* row[kPositions];  // the logits, where classes lie in the lanes of a vector
-  alignas(64) A lanes[SoftmaxLoss::kPad * Simd<A>::W];  // there a vector for each row, which is to become one number
+  alignas(64) A by_lane[SoftmaxLoss::kRows * Simd<A>::W];  // there a vector for each row, to become one number
 
+  // Each row's vector as one number by f, for n rows, a multiple of W.
   template <class F>
-  void across_rows(A* values, F f) const {
+  void across_rows(int64_t n, A* values, F f) const {
     constexpr int W = Simd<A>::W;
-    for (int64_t i = 0; i < SoftmaxLoss::kPad; i += W) {
+    for (int64_t i = 0; i < n; i += W) {
       Vec<A> v[W];
-      for (int64_t j = 0; j < W; ++j) v[j] = load(lanes + (i + j) * W);
+      for (int64_t j = 0; j < W; ++j) v[j] = load(by_lane + (i + j) * W);
       store(values + i, across_each<A>(v, f));
     }
   }
@@ -124,7 +125,7 @@ struct Sweep {
         b = vmax(load(logits + c + W), b);
       }
       for (; c < classes; c += W) a = vmax(logit(c), a);
-      store(p.lanes + i * W, vmax(a, b));
+      store(p.by_lane + i * W, vmax(a, b));
       p.own[i] = p.label[i] < 0 ? A(0) : logits[(int64_t)p.label[i]];
     } else {
       V own = {};
@@ -150,31 +151,32 @@ struct Sweep {
     keep(p.deficit, i, sum.total());
   }
 
-  // Exponentials, and the sum of all but the label's, or by rows of each lane. `ahead` is fetched meanwhile.
+  // Exponentials, and the sum of all but the label's, or by rows of each lane. There `ahead` is fetched meanwhile.
   void exponentiate(Positions<A>& p, int64_t i, const char* ahead, int64_t size) const {
     const V top = of(p.top, i);
     const int64_t label = kRows ? (int64_t)p.label[i] : -1;
     LaneSum<V> sum;
     for_each_run([&](int64_t first, int64_t last) {
       V run = {};
-      const auto add_all = [&](auto others) {
-        const auto add = [&](int64_t c, V logit) {
+      const auto add_all = [&](auto has_label) {
+        const auto add = [&](int64_t c, V v) {
           if constexpr (kRows) __builtin_prefetch(ahead + c * size);
-          const V e = exp_below(V(logit - top));
+          const V e = exp_below(V(v - top));
           store(x + offset(c), e);
-          run += others(c, e);
+          if constexpr (!has_label) run += e;
+          else if constexpr (kRows) run += lane_numbers<A>() == int(label - c) ? V{} : e;
+          else run += is_label(p, i, c) ? V{} : e;
         };
         int64_t c = first;
 #pragma GCC unroll 4
         for (; c + kStep <= last; c += kStep) add(c, load(logits + offset(c)));
         if (c < last) add(c, logit(c));
       };
-      if constexpr (!kRows) add_all([&](int64_t c, V e) { return is_label(p, i, c) ? V{} : e; });
-      else if (label < first || label >= last) add_all([](int64_t, V e) { return e; });
-      else add_all([&](int64_t c, V e) { return lane_numbers<A>() == int(label - c) ? V{} : e; });
+      if (kRows && (label < first || label >= last)) add_all(std::false_type());
+      else add_all(std::true_type());
       sum.add(run);
     });
-    store(kRows ? p.lanes + i * W : p.others + i, sum.total());
+    store(kRows ? p.by_lane + i * W : p.others + i, sum.total());
   }
 
   // The same with probabilities. The largest logits, e = 1, stay out of the sums that their own would cancel in.
@@ -275,12 +277,13 @@ void finish_ids(const SoftmaxLoss& s, Positions<A>& p, int64_t n) {
       mass += flat * total_weight;
     }
     const V power = softmax_power(q, gamma), bend = finite(gamma.whole * prob * finite(b));
-    const V counted = load(p.counted + i), factor = power * A(s.scale) * (load(p.upstream + i) * A(s.grad_scale));
-    const V slope = mass * inverse + (d == zero ? zero : bend / d);
+    const V counted = load(p.counted + i), scale = A(s.scale) * (load(p.upstream + i) * A(s.grad_scale));
+    // bend / d alone can pass all numbers where d is least; q^gamma / q can't.
+    const V factor = power * scale, slope = (mass * power + (q == zero ? zero : power / q) * bend) * inverse;
     const V label = flat * (total_weight - w) * prob - (keep + flat) * w * q - bend;
     const auto skip = counted == zero;
     store(p.loss + i, V(skip ? zero : weigh(power, b) * A(s.scale)));
-    store(p.slope + i, V(skip ? zero : weigh(factor, slope)));
+    store(p.slope + i, V(skip ? zero : weigh(scale, slope)));
     store(p.flat + i, V(skip ? zero : factor * flat));
     store(p.at_label + i, V(skip ? zero : weigh(factor, label)));
   }

@@ -33,7 +33,7 @@ constexpr int64_t kGrain = 1 << 14;
 void choose_tile(SoftmaxLoss& s) {
   s.by_rows = s.inner == 1 && s.classes >= kFewestByRows;
   const int64_t pad = SoftmaxLoss::kPad;
-  s.tile = s.by_rows ? std::clamp<int64_t>(kRowTile / s.classes, 1, pad)
+  s.tile = s.by_rows ? std::clamp<int64_t>(kRowTile / s.classes, 1, SoftmaxLoss::kRows)
                      : std::clamp<int64_t>(kPositionTile / s.classes / pad * pad, pad, kPositions);
 }
 

@@ -35,7 +35,8 @@ struct SoftmaxLoss {
   int64_t stride() const { return tile + kPad; }  // of a class in a tile of positions: no power of two
   int64_t scratch() const;                        // elements of the compute type that a thread works in
 
-  static constexpr int64_t kPad = 16;  // lanes of the widest vector
+  static constexpr int64_t kPad = 16;   // lanes of the widest vector
+  static constexpr int64_t kRows = 16;  // of the largest tile by rows
 };
 
 // Positions of the largest tile.

@@ -62,14 +62,14 @@ struct SoftmaxTile {
 
   A logit(int64_t i, int64_t c) const { return s.by_rows ? p.row[i][c] : *at(x, i, c); }
 
-  // Rows of C as lines of positions, W by W, while those of the next tile are fetched; what is read beyond a row is of no
+  // Rows of C as lines of positions, W by W, while what lies `ahead` is fetched. What is read beyond a row is of no
   // class.
-  void from_rows(const A* rows, A* out) const {
-    if (with_few(s.classes, [&](auto few) { from_few<few>(rows, out); })) return;
+  void from_rows(const A* rows, A* out, int64_t ahead) const {
+    if (with_few(s.classes, [&](auto few) { from_few<few>(rows, out, ahead); })) return;
     for (int64_t i = 0; i < lanes; i += W)
       for (int64_t c = 0; c < s.classes; c += W) {
         Vec<A> v[W];
-        for (int64_t j = 0; j < W; ++j) v[j] = fetch(rows + (i + j) * s.classes + c, s.tile * s.classes);
+        for (int64_t j = 0; j < W; ++j) v[j] = load_ahead(rows + (i + j) * s.classes + c, ahead);
         transpose<A>(v);
         for (int64_t j = 0; j < W && c + j < s.classes; ++j) store(at(out, i, c + j), v[j]);
       }
@@ -91,17 +91,15 @@ struct SoftmaxTile {
   static constexpr int kFew = W / 2;
   template <int C = 2, class F>
   static bool with_few(int64_t classes, F f) {
-    if constexpr (C <= kFew) {
-      if (classes != C) return with_few<C + 1>(classes, f);
-      f(std::integral_constant<int, C>());
-    }
-    return C <= kFew;
+    if constexpr (C > kFew) return false;
+    else if (classes == C) return f(std::integral_constant<int, C>()), true;
+    else return with_few<C + 1>(classes, f);
   }
   template <int C>
-  void from_few(const A* rows, A* out) const {
+  void from_few(const A* rows, A* out, int64_t ahead) const {
     for (int64_t i = 0; i < lanes; i += W) {
       Vec<A> in[C], v[C];
-      for (int64_t c = 0; c < C; ++c) in[c] = fetch(rows + i * C + c * W, s.tile * C);
+      for (int64_t c = 0; c < C; ++c) in[c] = load_ahead(rows + i * C + c * W, ahead);
       regroup<A, false>(in, v, std::make_integer_sequence<int, C>());
       for (int64_t c = 0; c < C; ++c) store(at(out, i, c), v[c]);
     }
@@ -126,11 +124,13 @@ struct SoftmaxTile {
     }
     if (s.inner == 1) {
       const A* rows = (const A*)data + begin * s.classes;
+      int64_t ahead = s.tile * s.classes;
       if (type != kOwn || (begin + count) * s.classes + W > s.positions() * s.classes) {
         read_all(type, data, begin * s.classes, count * s.classes, lines);
         rows = lines;
+        ahead = 0;
       }
-      from_rows(rows, out);
+      from_rows(rows, out, ahead);
     } else {
       for_each_run(s, begin, count, [&](int64_t i, int64_t n, int64_t offset) {
         for (int64_t c = 0; c < s.classes; ++c) read(type, data, offset + c * s.inner, n, at(out, i, c));
@@ -159,9 +159,10 @@ struct SoftmaxTile {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = ids[i];
       const int64_t known = (uint64_t)id < (uint64_t)s.classes, ignored = id == s.ignore_index;
-      p.label[i] = known & ~ignored ? A((int32_t)id) : A(-1);
-      p.weight[i] = p.counted[i] = known & ~ignored ? A(1) : A(0);
-      wrong |= ~known & ~ignored & 1;
+      const int64_t counts = known & ~ignored;
+      p.label[i] = counts ? A((int32_t)id) : A(-1);
+      p.weight[i] = p.counted[i] = counts ? A(1) : A(0);
+      wrong |= (known | ignored) ^ 1;
     }
     for (int64_t i = 0; i < count && weights; ++i)
       if (p.counted[i] != 0) p.weight[i] = weights[ids[i]];
@@ -213,7 +214,7 @@ struct SoftmaxTile {
       p.counted[i] = p.weight[i] = p.top[i] = p.own[i] = p.upstream[i] = 0;
       p.label[i] = -1;
       for (A* sum : {p.others, p.deficit, p.tops, p.hit, p.mass, p.rest_mass, p.top_mass}) sum[i] = 0;
-      if (s.by_rows) store(p.lanes + i * W, Vec<A>{});
+      if (s.by_rows) store(p.by_lane + i * W, Vec<A>{});
     }
     return bad;
   }
@@ -247,14 +248,14 @@ struct SoftmaxTile {
   template <bool kRows>
   void run() {
     sweep<kRows>([&](const auto& v, int64_t i) { v.find_top(p, i); });
-    if (kRows) p.across_rows(p.top, [](auto a, auto b) { return vmax(a, b); });
+    if constexpr (kRows) p.across_rows(lanes, p.top, [](auto a, auto b) { return vmax(a, b); });
     settle_infinities();
     if (s.class_ids) {
       if (s.smoothing != 0) sweep<kRows>([&](const auto& v, int64_t i) { v.find_deficit(p, i); });
       const int64_t size = size_of(s.dtype);
       const char* ahead = (const char*)s.input + (begin + s.tile) * s.classes * size;
       sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate(p, i, ahead + i * s.classes * size, size); });
-      if (kRows) p.across_rows(p.others, [](auto a, auto b) { return a + b; });
+      if constexpr (kRows) p.across_rows(lanes, p.others, [](auto a, auto b) { return a + b; });
       finish_ids(s, p, lanes);
     } else {
       sweep<kRows>([&](const auto& v, int64_t i) { v.exponentiate_probabilities(s, p, i); });

@@ -19,7 +19,7 @@ struct Scalars {
 template <class A>
 struct Operands {
   const A* x;
-  const A* t;           // null: background
+  const A* t;           // null: background throughout
   const A* factor;      // or null: scale and alpha say it all
   const A* pos_weight;  // or null
   const A* upstream;    // or null
@@ -79,15 +79,15 @@ Vec<A> background(const F formula, const Scalars<A> k, const Operands<A> o, int6
       if (o.grad) store(o.grad + i, V(f * up * m.grad), o.past_caches);
     }
   };
-  auto logit = [&](int64_t v) { return fetch(o.x + v * W); };
+  auto logit = [&](int64_t v) { return load_ahead(o.x + v * W); };
   for (int64_t next; first < last; first = next, sum += run) {
     next = first + kGroup < last ? first + kGroup : last;
     run = V{};
     if constexpr (F::kConfident) {
-      // Unrolled: beside another thread on its core this one is given half of what is decoded in a cycle.
       const int64_t count = next - first;
       if (confident(o.x + first * W, count)) {
         V e[kGroup], r[kGroup];
+        // Unrolled: beside another thread on its core this one is given half of what is decoded in a cycle.
 #pragma GCC unroll 4
         for (int64_t i = 0; i < count; ++i) e[i] = exp_within(logit(first + i));
 #pragma GCC unroll 4
@@ -111,10 +111,10 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
   using V = Vec<A>;
   constexpr int W = Simd<A>::W;
   const V zero = {}, one = zero + A(1);
-  auto target = [&](int64_t v) { return o.t ? load(o.t + v * W) : zero; };
+  auto target = [&](int64_t v) { return load(o.t + v * W); };
   // A positive at x is a negative at -x.
   auto turned = [&](int64_t v, V x) { return Soft ? x : target(v) == one ? -x : x; };
-  const Prepared<A> p(first, last, [&](int64_t v) { return turned(v, fetch(o.x + v * W)); });
+  const Prepared<A> p(first, last, [&](int64_t v) { return turned(v, load_ahead(o.x + v * W)); });
   V sum = {};
   for (int64_t v = first; v < last; ++v) {
     const int64_t i = v * W;
@@ -141,27 +141,27 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
 }
 
 template <class F, class A = typename F::A>
-Vec<A> run_block(
-    const F& formula, const Scalars<A>& k, Targets targets, const Span* spans, const Operands<A>& o, int64_t vectors) {
-  constexpr int64_t most = kBlock / Simd<A>::W;
-  const bool plain = !o.factor && !o.upstream && !o.loss;
+Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const Operands<A>& o, int64_t vectors) {
+  constexpr int64_t most = kBlock / Simd<A>::W;  // that Prepared holds
+  const bool plain = !o.factor && !o.upstream && !o.loss, soft = targets.kind == kSoft || !F::kMirrors;
   Vec<A> sum = {};
-  auto nothing = [&](int64_t first, int64_t last) {
+  auto between = [&](int64_t first, int64_t last) {
     sum += plain ? background<true>(formula, k, o, first, last) : background<false>(formula, k, o, first, last);
   };
-  auto some = [&](Span s) {
-    for (int64_t next; s.first < s.last; s.first = next) {
-      next = s.first + most < s.last ? s.first + most : s.last;
-      if (targets.kind == kSoft || !F::kMirrors) sum += anything<true>(formula, k, o, s.first, next);
-      else sum += anything<false>(formula, k, o, s.first, next);
+  auto inside = [&](int64_t first, int64_t last) {
+    for (int64_t next; first < last; first = next) {
+      next = std::min(first + most, last);
+      sum += soft ? anything<true>(formula, k, o, first, next) : anything<false>(formula, k, o, first, next);
     }
   };
   int64_t done = 0;
-  for (int64_t i = 0; i < targets.spans; done = spans[i++].last) {
-    nothing(done, spans[i].first);
-    some(spans[i]);
+  for (int64_t i = 0; i < targets.count; ++i) {
+    const Span s = targets.spans[i];
+    between(done, s.first);
+    inside(s.first, s.last);
+    done = s.last;
   }
-  nothing(done, vectors);
+  between(done, vectors);
   return sum;
 }
 
@@ -215,8 +215,9 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
   const F formula(s);
   const Scalars<A> k(s);
   const int64_t total = s.rows * s.classes, end = last * kChunk < total ? last * kChunk : total;
-  const bool factors = s.weight.data || s.alphas.data, all_read = s.smoothing != 0 || factors || s.by_class;
-  const bool can_be_long = s.class_ids && s.dtype == own && !s.pos_weights.data && !s.upstream && !s.loss && !all_read;
+  const bool factors = s.weight.data || s.alphas.data, whole = s.smoothing != 0 || factors || s.by_class;
+  const bool can_be_long = s.class_ids && s.dtype == own && !s.pos_weights.data && !s.upstream && !s.loss && !whole;
+  static_assert(kLongBlock<A> % kBlock == 0 && kChunk % kLongBlock<A> == 0 && kBlock % W == 0);
   int64_t bad = -1;
   Busy busy;
   Sum sum;
@@ -225,7 +226,7 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     block = can_be_long && end - begin >= kLongBlock<A> ? kLongBlock<A> : kBlock;
     const int64_t n = end - begin < block ? end - begin : block;
     const Targets targets =
-        s.class_ids ? decode_ids(s, busy, b, at, n, all_read, bad) : decode_values(s, b, begin, n, bad);
+        s.class_ids ? decode_ids(s, busy, b, at, n, whole, bad) : decode_values(s, b, begin, n, bad);
     // Whole vectors of the compute type are read and written in place, all else by way of L1.
     const bool in_place = s.dtype == own && n % W == 0, grad_in_place = in_place && !s.by_class;
     const bool loss_in_place = grad_in_place && s.loss_type == own;
@@ -242,7 +243,7 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     o.loss = !s.loss && !s.by_class ? nullptr : loss_in_place ? (A*)s.loss + begin : b.loss;
     o.grad = !s.grad && !s.by_class ? nullptr : grad_in_place ? (A*)s.grad + begin : b.grad;
     o.past_caches = s.past_caches && grad_in_place && (!s.loss || loss_in_place);
-    sum.add(run_block(formula, k, targets, b.spans, o, (n + W - 1) / W));
+    sum.add(run_block(formula, k, targets, o, vectors_of<A>(n)));
     if (s.by_class) add_by_class(s, o, at, n);
     if (s.loss && !loss_in_place) write(s.loss_type, b.loss, begin, n, s.loss);
     if (s.grad && !grad_in_place) write(s.dtype, b.grad, begin, n, s.grad);
