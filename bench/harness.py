@@ -10,11 +10,14 @@ What a CPU's caches hold when a run begins decides more than the run before it m
 prepares each run, untimed, by writing the logits anew, as the layer before a loss does in training. Sigmoid focal loss,
 100000 x 80 fp32, on two Zen 5 cores with 32 MB of L3, medians in ms, of a copy in place and of ours:
 
-    alone in a loop                      0.56 to 1.03    1.3 to 1.5    the copy is served by L3 in part
-    after the eager peer's turn          1.4 to 1.6      2.0 to 2.2    code and page tables are cold as well
-    logits written anew                  1.24            1.94          1.56x
-    the same after the eager peer        1.47            2.24          1.52x
-    the same after the compiled peer     1.37            1.97          1.44x
+    alone in a loop                      0.57 to 1.1     1.0 to 1.3    the copy is served by L3 in part
+    after the eager peer's turn          1.0 to 1.6      1.7 to 2.0    code and page tables are cold as well
+    logits written anew                  0.60 to 0.77    1.1 to 1.2
+    the same after the eager peer        0.9 to 1.4      1.6 to 2.0    1.4x to 2.0x
+    the same after the compiled peer     0.8 to 1.45     1.5 to 1.75   1.2x to 1.8x
+
+The kernel itself takes as long as the copy there; the rest of ours is Python and autograd. A copy has two states that
+last for seconds or for a process, ours follows it half of the way, and a ratio to it says little without its time.
 
 Page faults, the allocator, huge pages and the threads' waking up were measured and explain none of it: what is
 added after another's turn does not grow with the rows.

@@ -56,7 +56,8 @@ def fused_loss(name: str, *problems: Any) -> Any:
         return _reference(family, problems)
     differentiate = torch.is_grad_enabled() and any(problem.input.requires_grad for problem in problems)
     first, others = problems[0], (_own(problem[: family.tensors], problems[0]) for problem in problems[1:])
-    return _FusedLoss.apply(name, differentiate, *first, *itertools.chain(*others))
+    tensors, options = first[: family.tensors], first[family.tensors :]
+    return _FusedLoss.apply(name, differentiate, options, *tensors, *itertools.chain(*others))
 
 
 def place_of(level: int, levels: Sequence[Any]) -> str:
@@ -75,14 +76,15 @@ def _reference(family: Family, problems: Sequence[Any]) -> Tensor:
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, name: str, differentiate: bool, *fields: Any) -> Tensor | tuple[Tensor, ...]:
-        family = FAMILIES[name]
-        size, step = len(family.problem._fields), family.tensors
-        first = family.problem(*fields[:size])
+    def forward(
+        ctx: Any, name: str, differentiate: bool, options: tuple[Any, ...], *tensors: Tensor | None
+    ) -> Tensor | tuple[Tensor, ...]:
+        family, step = FAMILIES[name], FAMILIES[name].tensors
+        first = family.problem(*tensors[:step], *options)
         problems = [first]
-        for i in range(size, len(fields), step):
-            tensors = [shared if own is None else own for own, shared in zip(fields[i : i + step], first, strict=False)]
-            problems.append(family.problem(*tensors, *first[step:]))
+        for i in range(step, len(tensors), step):
+            own = [shared if own is None else own for own, shared in zip(tensors[i : i + step], first, strict=False)]
+            problems.append(family.problem(*own, *options))
         keep = differentiate and not first.elementwise and first.input.dtype != torch.float16
         loss, grads, *more = family.raw(problems, None, ELEMENTWISE if first.elementwise else SUM, keep)
         # A tensor that is not saved in this way is lost between a compiled forward and PyTorch's compiled autograd;
@@ -90,7 +92,7 @@ class _FusedLoss(torch.autograd.Function):
         compiled = grads if keep and torch.compiler.is_compiling() else []
         ctx.save_for_backward(*itertools.chain(*(problem[: family.tensors] for problem in problems)), *compiled)
         ctx.name = name
-        ctx.options = first[family.tensors :]
+        ctx.options = options
         ctx.end = family.tensors * len(problems)
         ctx.kept = keep
         ctx.grads = grads if keep and not compiled else None
@@ -114,7 +116,7 @@ class _FusedLoss(torch.autograd.Function):
             grads = rescaled(grads, upstream)
         blank = (None,) * (size - 1)
         others = itertools.chain(*((grad, *blank) for grad in grads[1:]))
-        return (None, None, grads[0], *blank, *(None,) * len(ctx.options), *others)
+        return (None, None, None, grads[0], *blank, *others)
 
 
 def _of_reference(family: Family, problems: Sequence[Any], upstream: Tensor) -> list[Tensor | None]:
