@@ -44,14 +44,16 @@ class EMANormalizer(nn.Module):
         self.register_buffer("value", torch.tensor(self.initial))
 
     def update(self, positives: Tensor | float) -> Tensor:
-        """Moves, in training mode, by the positives of a batch, and returns the value: a 0-d tensor of its own."""
-        positives = torch.as_tensor(positives)
-        if positives.dim():
-            raise ValueError(f"positives must be a number or a 0-d tensor, got shape {tuple(positives.shape)}")
-        if self.training:
-            with torch.no_grad():
-                self.value.mul_(self.momentum).add_((1 - self.momentum) * positives.clamp(min=1))
-        return self.value.clone()
+        """Moves, in training mode, by the positives of a batch, and returns the value: a 0-d tensor of its own. A
+        number below 0, which a loss on a CPU counts where a target is out of range, moves nothing."""
+        value = self.value
+        with torch.no_grad():
+            positives = positives.to(value) if isinstance(positives, Tensor) else value.new_full((), positives)
+            if positives.dim():
+                raise ValueError(f"positives must be a number or a 0-d tensor, got shape {tuple(positives.shape)}")
+            if self.training:
+                value.lerp_(torch.where(positives < 0, value, positives.clamp(min=1)), 1 - self.momentum)
+        return value.clone()
 
     def extra_repr(self) -> str:
         return f"momentum={self.momentum}, initial={self.initial}"

@@ -125,6 +125,25 @@ def test_a_call_that_is_refused_does_not_move_it(options):
         normalizer.value.fill_(100)
 
 
+@pytest.mark.parametrize("functions", (ik, ik.reference))
+def test_a_bad_target_does_not_move_it(functions):
+    """On a CPU, where it is an error; the reference's loss is NaN."""
+    normalizer, bad = ik.EMANormalizer(), IDS.clone()
+    bad[2] = 7
+    values = torch.full((4, 3), 1.5)
+    for call in (
+        lambda: functions.sigmoid_focal_loss(X, bad, reduction="sum", normalizer=normalizer),
+        lambda: functions.sigmoid_focal_loss(X, values, reduction="sum", normalizer=normalizer),
+        lambda: functions.dense_focal_loss([X.T.reshape(1, 3, 2, 2)], bad[None], 3, normalizer=normalizer),
+    ):
+        if functions is ik:
+            with pytest.raises(ValueError, match="is out of range"):
+                call()
+        else:
+            assert call().isnan()
+        assert normalizer.value == 100
+
+
 BAD = [
     (lambda: ik.EMANormalizer(1.5), ValueError, "momentum must be in [0, 1], got 1.5"),
     (lambda: ik.EMANormalizer("0.9"), TypeError, "momentum must be a number, got str"),

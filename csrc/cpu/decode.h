@@ -1,4 +1,4 @@
-// Labels, weights and class weights of one block as values in L1.
+// Labels, weights and class weights of one block as values in L1; how many labels count.
 //
 // Included inside `namespace IMBAL_ISA`, after convert.h.
 
@@ -283,6 +283,47 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   }
   b.spans[0] = {0, vectors_of<A>(n)};
   return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, b.spans, 1};
+}
+
+// For a normalizer. Flags are integers, as above.
+template <class I>
+int64_t count_ids(const SigmoidLoss& s, int64_t first, int64_t last, bool positives) {
+  const I* ids = (const I*)s.target;
+  const bool any = !positives;
+  int64_t counted = 0, bad = 0;
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t id = ids[i];
+    const int64_t kept = id != s.ignore_index;
+    counted += kept & (int64_t)(any | ((id >= 0) & (id < s.classes)));
+    bad |= kept & (int64_t)((id < -1) | (id > s.classes));
+  }
+  return bad ? -1 : counted;
+}
+
+inline int64_t count_values(const SigmoidLoss& s, int64_t first, int64_t last, bool positives) {
+  double values[kBlock];
+  const double ignored = s.ignore_index;
+  const bool any = !positives;
+  int64_t counted = 0, bad = 0;
+  for (int64_t n; first < last; first += n) {
+    n = std::min(kBlock, last - first);
+    read(s.target_type, s.target, first, n, values);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t kept = values[i] != ignored;
+      counted += kept & (int64_t)(any | (values[i] > 0));
+      bad |= kept & (int64_t)((values[i] < 0) | (values[i] > 1));
+    }
+  }
+  return bad ? -1 : counted;
+}
+
+inline int64_t count_targets(const SigmoidLoss& s, int64_t first, int64_t last, bool positives) {
+  if (!s.class_ids) return count_values(s, first, last, positives);
+  if (s.target_type == Type::kI64) return count_ids<int64_t>(s, first, last, positives);
+  if (s.target_type == Type::kI32) return count_ids<int32_t>(s, first, last, positives);
+  if (s.target_type == Type::kI16) return count_ids<int16_t>(s, first, last, positives);
+  if (s.target_type == Type::kI8) return count_ids<int8_t>(s, first, last, positives);
+  return count_ids<uint8_t>(s, first, last, positives);
 }
 
 // Calls f(i, factor) for the elements of every piece.

@@ -22,7 +22,7 @@ namespace IMBAL_ISA {
 
 #define IMBAL_STRING_(x) #x
 #define IMBAL_STRING(x) IMBAL_STRING_(x)
-static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss, &knn_kernels, softmax_loss};
+static const Backend backend{IMBAL_STRING(IMBAL_ISA), sigmoid_loss, count_targets, &knn_kernels, softmax_loss};
 
 }  // namespace IMBAL_ISA
 }  // namespace imbal

@@ -215,55 +215,27 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, int64_t, int64_t> sigmoid_loss(
   return {loss, grads, sums, -1, -1};
 }
 
-template <class T, class F>
-int64_t count_if(const void* data, int64_t n, F keep) {
-  constexpr int64_t block = 1 << 15;
-  const T* p = (const T*)data;
-  std::atomic<int64_t> total{0};
-  torch::stable::parallel_for(0, (n + block - 1) / block, 1, [&](int64_t first, int64_t last) {
-    int64_t c = 0;
-    for (int64_t i = first * block, end = std::min(n, last * block); i < end; ++i) c += keep(p[i]);
-    total += c;
-  });
-  return total;
-}
-
-template <class T>
-int64_t count_ids(const Tensor& target, int64_t classes, int64_t ignore, bool positives) {
-  return count_if<T>(target.const_data_ptr(), target.numel(), [=](T v) {
-    const bool positive = (uint64_t)(int64_t)v < (uint64_t)classes;
-    return (int64_t)v != ignore && (!positives || positive);
-  });
-}
-
-template <class T>
-int64_t count_values(const Tensor& target, int64_t ignore, bool positives) {
-  return count_if<T>(target.const_data_ptr(), target.numel(), [=](T v) {
-    return (double)v != (double)ignore && (!positives || (double)v > 0);
-  });
-}
-
-// Rows (class ids) or elements (dense values) that are not ignored; with `positives`, those that
-// hold an object.
+// Rows (class ids) or elements (dense values) that are not ignored; with `positives`, those that hold an object. -1 where
+// one is out of range.
 Tensor count_targets(Tensor target, int64_t classes, int64_t ignore, bool dense, bool positives) {
-  int64_t n = 0;
-  auto ids = [&](auto zero) { return count_ids<decltype(zero)>(target, classes, ignore, positives); };
-  auto values = [&](auto zero) { return count_values<decltype(zero)>(target, ignore, positives); };
-  auto integer = [&](auto zero) { return dense ? values(zero) : ids(zero); };
-  switch (type_of(target)) {
-    case Type::kI64: n = integer(int64_t(0)); break;
-    case Type::kI32: n = integer(int32_t(0)); break;
-    case Type::kI16: n = integer(int16_t(0)); break;
-    case Type::kI8: n = integer(int8_t(0)); break;
-    case Type::kU8:
-    case Type::kBool: n = integer(uint8_t(0)); break;
-    case Type::kF64: n = values(double(0)); break;
-    case Type::kF32: n = values(float(0)); break;
-    case Type::kBF16: n = values(torch::headeronly::BFloat16(0.f)); break;
-    case Type::kF16: n = values(torch::headeronly::Half(0.f)); break;
-  }
+  SigmoidLoss s{};
+  s.classes = classes;
+  s.ignore_index = ignore;
+  s.class_ids = !dense;
+  s.target_type = type_of(target);
+  s.target = target.const_data_ptr();
+  constexpr int64_t block = 1 << 15;
+  const int64_t n = target.numel();
+  const CountFunction f = current_backend()->count;
+  std::atomic<int64_t> total{0};
+  std::atomic<bool> bad{false};
+  torch::stable::parallel_for(0, (n + block - 1) / block, 1, [&](int64_t first, int64_t last) {
+    const int64_t counted = f(s, first * block, std::min(n, last * block), positives);
+    if (counted < 0) bad = true;
+    total += counted;
+  });
   Tensor out = torch::stable::new_empty(target, {}, ScalarType::Long);
-  *out.mutable_data_ptr<int64_t>() = n;
+  *out.mutable_data_ptr<int64_t>() = bad ? -1 : total.load();
   return out;
 }
 

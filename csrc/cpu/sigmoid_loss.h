@@ -65,6 +65,9 @@ constexpr int64_t kChunk = 4096, kBlock = 1024;
 // Runs chunks first to last - 1; returns their first bad target (row for ids, element for values) or -1.
 using ChunkFunction = int64_t (*)(const SigmoidLoss&, int64_t first, int64_t last);
 
+// How many of the targets first to last - 1 are not ignored, or hold an object; -1 where one is out of range.
+using CountFunction = int64_t (*)(const SigmoidLoss&, int64_t first, int64_t last, bool positives);
+
 struct KnnKernels;   // knn.h
 struct SoftmaxLoss;  // softmax_loss.h
 
@@ -74,6 +77,7 @@ using TileFunction = int64_t (*)(const SoftmaxLoss&, int64_t first, int64_t last
 struct Backend {
   const char* name;
   ChunkFunction sigmoid_loss;
+  CountFunction count;
   const KnnKernels* knn;
   TileFunction softmax_loss;
 };

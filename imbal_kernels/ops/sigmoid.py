@@ -233,7 +233,8 @@ def raise_bad_row(
 
 
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
-    """Rows (class ids) or elements (values) that are not ignored, or that hold an object: a 0-d int64 tensor."""
+    """Rows (class ids) or elements (values) that are not ignored, or that hold an object: a 0-d int64 tensor. On a CPU
+    -1 where one is out of range."""
     if backends.in_transform() or not backends.has_kernels(target):
         return reference.count_targets(target, num_classes, ignore_index, dense, positives)
     return _ops.count_targets(target.contiguous(), num_classes, ignore_index, dense, positives)
