@@ -10,6 +10,8 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NORMALIZERS = ("positives", "positives_per_image")
+# float and int before Real, an abstract class that takes a microsecond to ask
+REALS = (float, int, Real, torch.SymFloat, torch.SymInt)
 MOST = 1e30  # of an exponent: its products with logits stay in the range of float32
 
 
@@ -18,8 +20,7 @@ def kind_of(value: object) -> str:
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
-    # float and int before Real, an abstract class that takes a microsecond to ask
-    if isinstance(value, (bool, Tensor)) or not isinstance(value, (float, int, Real, torch.SymFloat, torch.SymInt)):
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, REALS):
         raise TypeError(f"{name} must be a number, got {kind_of(value)}")
     if not low <= value <= high or value in (-math.inf, math.inf):  # type: ignore[operator]  # typeshed's Real
         half_open = f"finite and at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"

@@ -2,13 +2,13 @@
 come."""
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from imbal_kernels.checks import (
     FLOATS,
+    REALS,
     check_constant,
     check_number,
     check_optional_tensor,
@@ -22,7 +22,7 @@ def alpha_of(
     alpha: float | Tensor, input: Tensor, classes: int, dtype: torch.dtype
 ) -> tuple[float, Tensor | None]:
     if not isinstance(alpha, Tensor):
-        if not isinstance(alpha, (float, int, Real, torch.SymFloat, torch.SymInt)) or isinstance(alpha, bool):
+        if not isinstance(alpha, REALS) or isinstance(alpha, bool):
             raise TypeError(f"alpha must be a number (below 0: off) or a ({classes},) tensor, got {kind_of(alpha)}")
         check_number("alpha", alpha, -math.inf, math.inf)
         if alpha > 1:

@@ -81,3 +81,15 @@ inline void write(Type type, const A* in, int64_t begin, int64_t n, void* data) 
     for (int64_t i = 0; i < n; ++i) p[i] = narrow(in[i]);
   }
 }
+
+// f(zero) with a zero of the type of class ids.
+template <class F>
+inline auto with_id_type(Type type, F f) {
+  switch (type) {
+    case Type::kI64: return f(int64_t(0));
+    case Type::kI32: return f(int32_t(0));
+    case Type::kI16: return f(int16_t(0));
+    case Type::kI8: return f(int8_t(0));
+    default: return f(uint8_t(0));
+  }
+}

@@ -1,4 +1,4 @@
-// Labels, weights and class weights of one block as values in L1; how many labels count.
+// Labels, weights and class weights of one block as values in L1.
 //
 // Included inside `namespace IMBAL_ISA`, after convert.h.
 
@@ -16,11 +16,10 @@ struct Span {
 };
 
 // What a block of targets holds; the cheapest formula that fits is chosen per block.
-enum Kind : uint8_t { kBackground, kHard, kSoft };
 struct Targets {
-  Kind kind;
   const Span* spans;  // in order; all vectors outside are background
   int64_t count;
+  bool soft;  // whether a target in them may be any value, not 0 and 1 alone
 };
 
 template <class A>
@@ -112,6 +111,11 @@ struct Fill {
   }
 };
 
+inline bool is_class(const SigmoidLoss& s, int64_t id) { return (id >= 0) & (id < s.classes); }
+inline bool is_bad(const SigmoidLoss& s, int64_t id) {
+  return ((id < -1) | (id > s.classes)) & (id != s.ignore_index);
+}
+
 // Whether n labels are background: neither objects nor ignored nor bad. Flags are integers, not bools: so compilers
 // take vectors.
 template <class I>
@@ -173,12 +177,12 @@ struct Busy {
       if (all_background(s, ids + i, end - i)) continue;
       for (int64_t j = i; j < end; ++j) {
         const int64_t id = ids[j];
-        any |= id == s.ignore_index || (id >= 0 && id < s.classes);
-        if ((id < -1 || id > s.classes) && id != s.ignore_index && bad < 0) bad = at * s.positions + j;
+        any |= id == s.ignore_index || is_class(s, id);
+        if (is_bad(s, id) && bad < 0) bad = at * s.positions + j;
       }
       for (int64_t j = i; any && scores && j < end; ++j) {
         const int64_t id = ids[j], row = at * s.positions + j;
-        const bool scored = id >= 0 && id < s.classes && id != s.ignore_index;
+        const bool scored = is_class(s, id) && id != s.ignore_index;
         if (scored && !(scores[row] >= 0 && scores[row] <= 1) && bad < 0) bad = row;
       }
     }
@@ -229,13 +233,9 @@ Targets decode_ids(const SigmoidLoss& s, Busy& busy, Buffers<A>& b, Place at, in
   const int64_t vectors = vectors_of<A>(n);
   Fill<A> fill{b, whole ? vectors : 0};
   if (s.smoothing != 0) fill.cover({0, vectors});
-  if (s.target_type == Type::kI64) decode_lines<A, int64_t>(s, busy, fill, at, n, bad);
-  else if (s.target_type == Type::kI32) decode_lines<A, int32_t>(s, busy, fill, at, n, bad);
-  else if (s.target_type == Type::kI16) decode_lines<A, int16_t>(s, busy, fill, at, n, bad);
-  else if (s.target_type == Type::kI8) decode_lines<A, int8_t>(s, busy, fill, at, n, bad);
-  else decode_lines<A, uint8_t>(s, busy, fill, at, n, bad);
+  with_id_type(s.target_type, [&](auto zero) { decode_lines<A, decltype(zero)>(s, busy, fill, at, n, bad); });
   if (n % Simd<A>::W != 0) fill(n, vectors * Simd<A>::W, kIgnored);
-  return {fill.count == 0 ? kBackground : s.smoothing != 0 || s.scores ? kSoft : kHard, b.spans, fill.count};
+  return {b.spans, fill.count, s.smoothing != 0 || s.scores != nullptr};
 }
 
 // Whether all bytes are 0, which every type of a target reads as 0.
@@ -244,10 +244,7 @@ inline bool all_zero(const void* data, int64_t bytes) {
   ID bits = {};
   int64_t i = 0;
   for (; i + (int64_t)sizeof bits <= bytes; i += sizeof bits) {
-    ID more;
-    __builtin_prefetch(p + i + 4096);
-    __builtin_memcpy(&more, p + i, sizeof more);
-    bits |= more;
+    bits |= (ID)load_ahead((const double*)(p + i), 512);
   }
   for (; i < bytes; ++i) bits[0] |= p[i];
   return !any<double>(bits);
@@ -260,7 +257,7 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
   constexpr int W = Simd<A>::W;
   if (s.smoothing == 0 && s.ignore_index != 0 && n == kBlock &&
       all_zero((const char*)s.target + begin * size_of(s.target_type), n * size_of(s.target_type)))
-    return {kBackground, nullptr, 0};
+    return {nullptr, 0, false};
   read(s.target_type, s.target, begin, n, b.t);
   for (int64_t i = n; i % W != 0; ++i) b.t[i] = A(s.ignore_index);
   const V zero = {}, one = zero + A(1), ignored = zero + A(s.ignore_index), mark = zero + A(kIgnored);
@@ -282,48 +279,7 @@ Targets decode_values(const SigmoidLoss& s, Buffers<A>& b, int64_t begin, int64_
       if ((b.t[i] < 0 || b.t[i] > 1) && b.t[i] != A(s.ignore_index)) bad = begin + i;
   }
   b.spans[0] = {0, vectors_of<A>(n)};
-  return {s.smoothing != 0 || any<A>(soft) ? kSoft : kHard, b.spans, 1};
-}
-
-// For a normalizer. Flags are integers, as above.
-template <class I>
-int64_t count_ids(const SigmoidLoss& s, int64_t first, int64_t last, bool positives) {
-  const I* ids = (const I*)s.target;
-  const bool any = !positives;
-  int64_t counted = 0, bad = 0;
-  for (int64_t i = first; i < last; ++i) {
-    const int64_t id = ids[i];
-    const int64_t kept = id != s.ignore_index;
-    counted += kept & (int64_t)(any | ((id >= 0) & (id < s.classes)));
-    bad |= kept & (int64_t)((id < -1) | (id > s.classes));
-  }
-  return bad ? -1 : counted;
-}
-
-inline int64_t count_values(const SigmoidLoss& s, int64_t first, int64_t last, bool positives) {
-  double values[kBlock];
-  const double ignored = s.ignore_index;
-  const bool any = !positives;
-  int64_t counted = 0, bad = 0;
-  for (int64_t n; first < last; first += n) {
-    n = std::min(kBlock, last - first);
-    read(s.target_type, s.target, first, n, values);
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t kept = values[i] != ignored;
-      counted += kept & (int64_t)(any | (values[i] > 0));
-      bad |= kept & (int64_t)((values[i] < 0) | (values[i] > 1));
-    }
-  }
-  return bad ? -1 : counted;
-}
-
-inline int64_t count_targets(const SigmoidLoss& s, int64_t first, int64_t last, bool positives) {
-  if (!s.class_ids) return count_values(s, first, last, positives);
-  if (s.target_type == Type::kI64) return count_ids<int64_t>(s, first, last, positives);
-  if (s.target_type == Type::kI32) return count_ids<int32_t>(s, first, last, positives);
-  if (s.target_type == Type::kI16) return count_ids<int16_t>(s, first, last, positives);
-  if (s.target_type == Type::kI8) return count_ids<int8_t>(s, first, last, positives);
-  return count_ids<uint8_t>(s, first, last, positives);
+  return {b.spans, 1, s.smoothing != 0 || any<A>(soft)};
 }
 
 // Calls f(i, factor) for the elements of every piece.
@@ -345,7 +301,7 @@ inline void apply(const SigmoidLoss& s, const Factor& factor, Place at, int64_t 
 
 // factor = scale * weight * alpha_t, where a tensor takes part in it.
 template <class A>
-void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, int64_t n) {
+void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, bool background, int64_t n) {
   for (int64_t i = 0; i < n; ++i) b.factor[i] = A(s.scale);
   if (s.weight.data) apply<A>(s, s.weight, at, n, [&](int64_t i, A w) { b.factor[i] *= w; });
   const auto multiply = [&](auto alpha_t) {
@@ -355,7 +311,7 @@ void decode_factors(const SigmoidLoss& s, Buffers<A>& b, Place at, Kind kind, in
       for (int64_t i = 0; i < n; ++i) b.factor[i] *= alpha_t(A(s.alpha), i);
     }
   };
-  if (kind == kBackground) multiply([](A a, int64_t) { return A(1) - a; });
+  if (background) multiply([](A a, int64_t) { return A(1) - a; });
   else multiply([&](A a, int64_t i) { return a * b.t[i] + (A(1) - a) * (A(1) - b.t[i]); });
 }
 

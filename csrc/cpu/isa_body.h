@@ -12,6 +12,8 @@ namespace IMBAL_ISA {
 
 #include "decode.h"
 
+#include "count.h"
+
 #include "stream.h"
 
 #include "knn_kernel.h"

@@ -172,11 +172,7 @@ struct SoftmaxTile {
   }
 
   int64_t decode_ids() {
-    const int64_t bad = s.target_type == Type::kI64   ? read_labels<int64_t>()
-                        : s.target_type == Type::kI32 ? read_labels<int32_t>()
-                        : s.target_type == Type::kI16 ? read_labels<int16_t>()
-                        : s.target_type == Type::kI8  ? read_labels<int8_t>()
-                                                      : read_labels<uint8_t>();
+    const int64_t bad = with_id_type(s.target_type, [&](auto zero) { return read_labels<decltype(zero)>(); });
     for (int64_t i = 0; i < count; ++i)
       if (p.counted[i] == 0) blank(i);
     return bad;

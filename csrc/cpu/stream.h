@@ -143,7 +143,7 @@ Vec<A> anything(const F formula, const Scalars<A> k, const Operands<A> o, int64_
 template <class F, class A = typename F::A>
 Vec<A> run_block(const F& formula, const Scalars<A>& k, Targets targets, const Operands<A>& o, int64_t vectors) {
   constexpr int64_t most = kBlock / Simd<A>::W;  // that Prepared holds
-  const bool plain = !o.factor && !o.upstream && !o.loss, soft = targets.kind == kSoft || !F::kMirrors;
+  const bool plain = !o.factor && !o.upstream && !o.loss, soft = targets.soft || !F::kMirrors;
   Vec<A> sum = {};
   auto between = [&](int64_t first, int64_t last) {
     sum += plain ? background<true>(formula, k, o, first, last) : background<false>(formula, k, o, first, last);
@@ -231,12 +231,12 @@ int64_t run_chunks(const SigmoidLoss& s, int64_t first, int64_t last) {
     const bool in_place = s.dtype == own && n % W == 0, grad_in_place = in_place && !s.by_class;
     const bool loss_in_place = grad_in_place && s.loss_type == own;
     if (!in_place) read(s.dtype, s.input, begin, n, b.x);
-    if (factors) decode_factors(s, b, at, targets.kind, n);
+    if (factors) decode_factors(s, b, at, targets.count == 0, n);
     if (s.pos_weights.data) decode_pos_weights(s, b, at, n);
     if (s.upstream) read(s.upstream_type, s.upstream, begin, n, b.upstream);
     Operands<A> o;
     o.x = in_place ? (const A*)s.input + begin : b.x;
-    o.t = targets.kind == kBackground ? nullptr : b.t;
+    o.t = targets.count == 0 ? nullptr : b.t;
     o.factor = factors ? b.factor : nullptr;
     o.pos_weight = s.pos_weights.data ? b.pos_weight : nullptr;
     o.upstream = s.upstream ? b.upstream : nullptr;

@@ -79,7 +79,8 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, name: str, differentiate: bool, options: tuple[Any, ...], *tensors: Tensor | None
     ) -> Tensor | tuple[Tensor, ...]:
-        family, step = FAMILIES[name], FAMILIES[name].tensors
+        family = FAMILIES[name]
+        step = family.tensors
         first = family.problem(*tensors[:step], *options)
         problems = [first]
         for i in range(step, len(tensors), step):

@@ -201,12 +201,8 @@ _FORMULAS = {
 def count_targets(target: Tensor, num_classes: int, ignore_index: int, dense: bool, positives: bool) -> Tensor:
     """Rows (class ids) or elements (values) that are not ignored; with `positives`, those with an object. -1 where one
     is out of range."""
-    kept = ~is_ignored(target, ignore_index)
-    counted = holds_object(target, num_classes, ignore_index, dense) if positives else kept
-    if dense:
-        bad = ((target < 0) | (target > 1)) & kept
-    else:
-        bad = out_of_range(target, -1, num_classes, ignore_index)
+    ignored, bad = _marks(target.reshape(-1, 1) if dense else target.flatten(), None, num_classes, ignore_index)
+    counted = holds_object(target, num_classes, ignore_index, dense) if positives else ~ignored
     return torch.where(bad.any(), -1, counted.sum())
 
 
